@@ -1,0 +1,169 @@
+package ir
+
+import "net/netip"
+
+// ClusterType is where a cluster's endpoints come from.
+type ClusterType string
+
+const (
+	EDS         ClusterType = "EDS"          // an EndpointSet of the same name
+	Static      ClusterType = "STATIC"       // endpoints inline, in Endpoints
+	OriginalDst ClusterType = "ORIGINAL_DST" // the connection's own original destination
+	StrictDNS   ClusterType = "STRICT_DNS"
+)
+
+// Special clusters every sidecar has.
+const (
+	BlackHoleCluster   = "BlackHoleCluster"
+	PassthroughCluster = "PassthroughCluster"
+	InboundPassthrough = "InboundPassthroughCluster"
+)
+
+// Cluster is an upstream service (or one subset of it) and how to talk to it.
+// Names are Istio's: "outbound|8000|v1|worker.researchflow.svc.cluster.local",
+// "inbound|8000||".
+type Cluster struct {
+	Name           string       `json:"name"`
+	Type           ClusterType  `json:"type"`
+	Endpoints      *EndpointSet `json:"endpoints,omitempty"` // Static and StrictDNS
+	ConnectTimeout Duration     `json:"connectTimeout,omitempty"`
+	LB             LBPolicy     `json:"lb,omitempty"`
+	Breaker        Breaker      `json:"breaker,omitzero"`
+	Outlier        *Outlier     `json:"outlier,omitempty"`
+	// TLS is used for every endpoint; AutoTLS only for those with Endpoint.TLS
+	// (auto-mTLS: the others get plaintext). At most one is set.
+	TLS     *UpstreamTLS `json:"tls,omitempty"`
+	AutoTLS *UpstreamTLS `json:"autoTLS,omitempty"`
+	HTTP    HTTPUpstream `json:"http,omitzero"`
+	// TCPKeepalive nil: off.
+	TCPKeepalive *Keepalive `json:"tcpKeepalive,omitempty"`
+	// BindSource: local address of connections (127.0.0.6 for inbound clusters,
+	// so that redirection rules can tell them from the application's own).
+	BindSource netip.Addr `json:"bindSource,omitzero"`
+	// Telemetry: who is called, as the standard metrics name it.
+	Service     ServiceRef `json:"service,omitzero"`
+	Origin      Origin     `json:"origin,omitzero"`      // the Service or ServiceEntry
+	PolicyFrom  Origin     `json:"policyFrom,omitzero"`  // the DestinationRule
+	SubsetFrom  Origin     `json:"subsetFrom,omitzero"`  // line of the subset
+	OutlierFrom Origin     `json:"outlierFrom,omitzero"` // line of outlierDetection
+}
+
+// ServiceRef names the destination service.
+type ServiceRef struct {
+	Host      string `json:"host,omitempty"` // FQDN
+	Name      string `json:"name,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	Port      uint16 `json:"port,omitempty"`
+	Subset    string `json:"subset,omitempty"`
+}
+
+// LBPolicy names follow Envoy.
+type LBPolicy string
+
+const (
+	LeastRequest    LBPolicy = "LEAST_REQUEST" // default
+	RoundRobin      LBPolicy = "ROUND_ROBIN"
+	Random          LBPolicy = "RANDOM"
+	RingHash        LBPolicy = "RING_HASH"
+	Maglev          LBPolicy = "MAGLEV"
+	ClusterProvided LBPolicy = "CLUSTER_PROVIDED" // original destination
+)
+
+// Unlimited is Istio's default for every circuit breaker threshold.
+const Unlimited uint32 = 1<<32 - 1
+
+// Breaker holds the limits of one proxy towards one cluster (Envoy's DEFAULT
+// priority). Zero means zero: compile writes Unlimited where nothing was set.
+type Breaker struct {
+	MaxConnections     uint32 `json:"maxConnections"`
+	MaxPendingRequests uint32 `json:"maxPendingRequests"`
+	MaxRequests        uint32 `json:"maxRequests"`
+	MaxRetries         uint32 `json:"maxRetries"`
+}
+
+// DefaultBreaker is no limit at all, as Istio configures Envoy.
+func DefaultBreaker() Breaker { return Breaker{Unlimited, Unlimited, Unlimited, Unlimited} }
+
+// Outlier is passive health checking: ejection by what requests show.
+type Outlier struct {
+	Consecutive5xx     uint32   `json:"consecutive5xx"`               // 0: off. default 5
+	ConsecutiveGateway uint32   `json:"consecutiveGateway,omitempty"` // 502, 503, 504; 0: off
+	ConsecutiveLocal   uint32   `json:"consecutiveLocal,omitempty"`   // only with SplitLocal; default 5
+	SplitLocal         bool     `json:"splitLocal,omitempty"`
+	Interval           Duration `json:"interval"`           // default 10s
+	BaseEjection       Duration `json:"baseEjection"`       // default 30s, times the number of ejections
+	MaxEjection        Duration `json:"maxEjection"`        // default 300s
+	MaxEjectionPercent uint32   `json:"maxEjectionPercent"` // default 10; one host may always be ejected
+	MinHealthPercent   uint32   `json:"minHealthPercent,omitempty"`
+}
+
+// HTTPUpstream limits connections that carry HTTP.
+type HTTPUpstream struct {
+	Protocol              string   `json:"protocol,omitempty"` // "" or "http1", "http2", "downstream"
+	MaxRequestsPerConn    uint32   `json:"maxRequestsPerConn,omitempty"`
+	IdleTimeout           Duration `json:"idleTimeout,omitempty"` // default 1h
+	MaxConnectionDuration Duration `json:"maxConnectionDuration,omitempty"`
+	MaxConcurrentStreams  uint32   `json:"maxConcurrentStreams,omitempty"`
+}
+
+// Keepalive is TCP keepalive; 0 is the kernel's default.
+type Keepalive struct {
+	Probes   uint32   `json:"probes,omitempty"`
+	Time     Duration `json:"time,omitempty"`
+	Interval Duration `json:"interval,omitempty"`
+}
+
+// UpstreamTLS is how a proxy dials.
+type UpstreamTLS struct {
+	Mode             string   `json:"mode"`                       // SIMPLE, MUTUAL, ISTIO_MUTUAL
+	Secret           string   `json:"secret,omitempty"`           // own certificate; "default" for ISTIO_MUTUAL
+	ValidationSecret string   `json:"validationSecret,omitempty"` // trust bundle; "ROOTCA" for ISTIO_MUTUAL
+	CAFile           string   `json:"caFile,omitempty"`
+	CertFile         string   `json:"certFile,omitempty"`
+	KeyFile          string   `json:"keyFile,omitempty"`
+	SNI              string   `json:"sni,omitempty"`
+	SANs             []Match  `json:"sans,omitempty"`
+	ALPN             []string `json:"alpn,omitempty"`
+	SkipVerify       bool     `json:"skipVerify,omitempty"`
+	Origin           Origin   `json:"origin,omitzero"`
+}
+
+// EndpointSet are the endpoints of one cluster.
+type EndpointSet struct {
+	Cluster   string     `json:"cluster"`
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
+}
+
+// Health of an endpoint as its source reports it.
+type Health string
+
+const (
+	Healthy   Health = "" // the usual case prints nothing
+	Unhealthy Health = "UNHEALTHY"
+	Draining  Health = "DRAINING"
+)
+
+// Endpoint is one address that can take connections. Workload tells whose it
+// is, for telemetry and explain.
+type Endpoint struct {
+	Address  string      `json:"address"` // ip:port, or host:port in a StrictDNS cluster
+	Weight   uint32      `json:"weight,omitempty"`
+	Health   Health      `json:"health,omitempty"`
+	TLS      bool        `json:"tls,omitempty"` // has a sidecar: auto-mTLS applies
+	Locality string      `json:"locality,omitempty"`
+	Priority uint32      `json:"priority,omitempty"`
+	Workload WorkloadRef `json:"workload,omitzero"`
+}
+
+// WorkloadRef is what the standard metrics say of a peer.
+type WorkloadRef struct {
+	Workload          string `json:"workload,omitempty"` // Deployment name
+	Instance          string `json:"instance,omitempty"` // pod name
+	Namespace         string `json:"namespace,omitempty"`
+	Principal         string `json:"principal,omitempty"` // spiffe://…
+	App               string `json:"app,omitempty"`
+	Version           string `json:"version,omitempty"`
+	CanonicalService  string `json:"canonicalService,omitempty"`
+	CanonicalRevision string `json:"canonicalRevision,omitempty"`
+	ClusterID         string `json:"clusterId,omitempty"`
+}

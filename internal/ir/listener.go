@@ -1,0 +1,128 @@
+package ir
+
+import "net/netip"
+
+// Direction is which way traffic flows through a listener, seen from the workload.
+type Direction string
+
+const (
+	Inbound  Direction = "inbound"
+	Outbound Direction = "outbound" // a gateway's listeners are outbound too, as in Istio
+)
+
+// Listener accepts connections. As in Envoy, only a listener with Bind opens a
+// socket; the others receive connections that a listener with UseOriginalDst
+// hands over: first by exact Address, then by port on the wildcard address,
+// then the receiving listener keeps them itself.
+type Listener struct {
+	Name           string         `json:"name"`
+	Address        netip.AddrPort `json:"address"`
+	Direction      Direction      `json:"direction"`
+	Bind           bool           `json:"bind,omitempty"`
+	UseOriginalDst bool           `json:"useOriginalDst,omitempty"`
+	// InspectTLS and InspectHTTP: read the first bytes to fill in
+	// transport protocol, SNI and ALPN, or HTTP/1.1 against HTTP/2, before a
+	// chain is chosen. InspectTimeout bounds that wait; when it passes with
+	// ContinueOnInspectTimeout the connection goes on as raw bytes.
+	InspectTLS               bool     `json:"inspectTLS,omitempty"`
+	InspectHTTP              bool     `json:"inspectHTTP,omitempty"`
+	InspectTimeout           Duration `json:"inspectTimeout,omitempty"`
+	ContinueOnInspectTimeout bool     `json:"continueOnInspectTimeout,omitempty"`
+	// Chains are tried in Envoy's order of specificity (port, address, SNI,
+	// transport, ALPN), not in list order. Default takes what none matches; a
+	// connection without chain is closed with flag NR.
+	Chains  []*FilterChain `json:"chains,omitempty"`
+	Default *FilterChain   `json:"default,omitempty"`
+	Origin  Origin         `json:"origin,omitzero"`
+}
+
+// FilterChain says how one kind of connection is served.
+type FilterChain struct {
+	Name  string         `json:"name"`
+	Match ChainMatch     `json:"match,omitzero"`
+	TLS   *DownstreamTLS `json:"tls,omitempty"`
+	// Filters run in order on every connection (TCP) or request (HTTP).
+	Filters []Filter `json:"filters,omitempty"`
+	// Exactly one of HTTP and TCP is set.
+	HTTP   *HTTP     `json:"http,omitempty"`
+	TCP    *TCPProxy `json:"tcp,omitempty"`
+	Origin Origin    `json:"origin,omitzero"`
+}
+
+// Transport protocols a ChainMatch can ask for.
+const (
+	TransportTLS = "tls"
+	TransportRaw = "raw_buffer"
+)
+
+// ChainMatch: empty fields match everything.
+type ChainMatch struct {
+	Port        uint16         `json:"port,omitempty"` // original destination port
+	Prefixes    []netip.Prefix `json:"prefixes,omitempty"`
+	ServerNames []string       `json:"serverNames,omitempty"` // exact, or "*.suffix"
+	Transport   string         `json:"transport,omitempty"`
+	// ALPN: TLS application protocols, or, where InspectHTTP ran on cleartext,
+	// "http/1.1" (also for 1.0) and "h2c".
+	ALPN []string `json:"alpn,omitempty"`
+}
+
+// DownstreamTLS is how a listener presents itself.
+type DownstreamTLS struct {
+	// Secret names the certificate: "default" is the workload's SVID, anything
+	// else is a gateway credential delivered as a secret.
+	Secret string `json:"secret"`
+	// RequireClientCert makes it mutual; ValidationSecret names the trust
+	// bundle ("ROOTCA" is the mesh's).
+	RequireClientCert bool     `json:"requireClientCert,omitempty"`
+	ValidationSecret  string   `json:"validationSecret,omitempty"`
+	SANs              []Match  `json:"sans,omitempty"` // peer SAN must match one; empty = any that the bundle vouches for
+	ALPN              []string `json:"alpn,omitempty"`
+	MinVersion        string   `json:"minVersion,omitempty"` // "1.2" (default) or "1.3"
+	MaxVersion        string   `json:"maxVersion,omitempty"`
+}
+
+// Names of the secrets every sidecar has without being told (Istio's SDS names).
+const (
+	SecretWorkload = "default"
+	SecretRootCA   = "ROOTCA"
+)
+
+// HTTP is Envoy's HTTP connection manager, as far as Istio uses it.
+type HTTP struct {
+	StatPrefix string `json:"statPrefix,omitempty"`
+	// RouteTable names the table (RDS); a table that has not arrived answers 404 NR.
+	RouteTable string `json:"routeTable"`
+	// ClientCert: sanitize_set on inbound mTLS, forward/sanitize elsewhere.
+	ForwardClientCert string   `json:"forwardClientCert,omitempty"` // "", "sanitize", "sanitizeSet", "appendForward"
+	UseRemoteAddress  bool     `json:"useRemoteAddress,omitempty"`  // gateways: append the peer to x-forwarded-for
+	TrustedHops       int      `json:"trustedHops,omitempty"`
+	ServerName        string   `json:"serverName,omitempty"`  // "server" header of local answers; default istio-envoy
+	IdleTimeout       Duration `json:"idleTimeout,omitempty"` // connection without a request; default 1h
+	Upgrades          []string `json:"upgrades,omitempty"`    // lower case, "websocket"
+	// AccessLog and Tracing: what is recorded.
+	AccessLog *AccessLog `json:"accessLog,omitempty"`
+	Tracing   *Tracing   `json:"tracing,omitempty"`
+	// PathNormalization: "" or BASE, NONE, MERGE_SLASHES, DECODE_AND_MERGE_SLASHES.
+	PathNormalization string `json:"pathNormalization,omitempty"`
+}
+
+// AccessLog: where and how. Path is a file or /dev/stdout; Format "" is Istio's default text.
+type AccessLog struct {
+	Path   string            `json:"path"`
+	JSON   bool              `json:"json,omitempty"`
+	Format string            `json:"format,omitempty"`
+	Fields map[string]string `json:"fields,omitempty"` // for JSON: label → Envoy command operator
+}
+
+// Tracing: the share of requests without a decision of their own that are sampled.
+type Tracing struct {
+	SamplingPercent float64 `json:"samplingPercent"`
+}
+
+// TCPProxy forwards bytes.
+type TCPProxy struct {
+	StatPrefix  string            `json:"statPrefix,omitempty"`
+	Clusters    []WeightedCluster `json:"clusters"`
+	IdleTimeout Duration          `json:"idleTimeout,omitempty"` // default 1h
+	AccessLog   *AccessLog        `json:"accessLog,omitempty"`
+}

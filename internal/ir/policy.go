@@ -1,0 +1,105 @@
+package ir
+
+// Filter is one step of authorization. Exactly one field is set. Compile
+// emits them in Istio's order: CUSTOM (ExtAuthz), JWT, DENY, ALLOW, and the
+// first step that refuses ends the request.
+type Filter struct {
+	RBAC     *RBAC     `json:"rbac,omitempty"`
+	ExtAuthz *ExtAuthz `json:"extAuthz,omitempty"`
+}
+
+// Action of an RBAC step.
+type Action string
+
+const (
+	Allow Action = "ALLOW" // refuse unless a policy matches; no policies refuses everything
+	Deny  Action = "DENY"  // refuse when a policy matches
+	Audit Action = "AUDIT" // mark only
+)
+
+// RBAC is a set of policies with one action.
+type RBAC struct {
+	Action   Action   `json:"action"`
+	Policies []Policy `json:"policies,omitempty"`
+	// DryRun: evaluate and record, never refuse.
+	DryRun bool `json:"dryRun,omitempty"`
+}
+
+// Policy is one rule of an AuthorizationPolicy, named as Istio names it in
+// response_code_details: "ns[researchflow]-policy[worker]-rule[0]". It matches
+// when Permission (what is asked) and Principal (who asks) both do.
+type Policy struct {
+	Name       string `json:"name"`
+	Permission *Expr  `json:"permission"`
+	Principal  *Expr  `json:"principal"`
+	Origin     Origin `json:"origin,omitzero"` // line of rules[i]
+}
+
+// ExprOp is the shape of an expression node.
+type ExprOp string
+
+const (
+	Any  ExprOp = "any" // always true
+	And  ExprOp = "and"
+	Or   ExprOp = "or"
+	Not  ExprOp = "not"  // of Args[0]
+	Leaf ExprOp = "leaf" // Attr compared with Value or CIDR
+)
+
+// Expr is a tree over attributes of a request or connection.
+type Expr struct {
+	Op    ExprOp  `json:"op"`
+	Args  []*Expr `json:"args,omitempty"`
+	Attr  Attr    `json:"attr,omitempty"`
+	Key   string  `json:"key,omitempty"` // header name (lower case), or claim path
+	Value Match   `json:"value,omitzero"`
+	CIDR  string  `json:"cidr,omitempty"` // AttrSourceIP, AttrRemoteIP, AttrDestinationIP
+	Port  uint16  `json:"port,omitempty"` // AttrDestinationPort
+}
+
+// Attr is what a leaf looks at.
+type Attr string
+
+const (
+	AttrPrincipal       Attr = "source.principal" // full SPIFFE ID, "spiffe://td/ns/x/sa/y"; empty without mTLS
+	AttrSourceIP        Attr = "source.ip"        // the peer's address
+	AttrRemoteIP        Attr = "remote.ip"        // after x-forwarded-for and PROXY protocol
+	AttrDestinationIP   Attr = "destination.ip"
+	AttrDestinationPort Attr = "destination.port"
+	AttrSNI             Attr = "connection.sni"
+	AttrHost            Attr = "request.host"
+	AttrMethod          Attr = "request.method"
+	AttrPath            Attr = "request.path"   // without query
+	AttrHeader          Attr = "request.header" // Key
+	AttrClaim           Attr = "request.auth.claims"
+	AttrRequestPrin     Attr = "request.auth.principal"
+	AttrAudience        Attr = "request.auth.audiences"
+	AttrPresenter       Attr = "request.auth.presenter"
+)
+
+// ExtAuthz asks an external authorizer about requests that one of Policies
+// matches (CUSTOM rules); others pass this step untouched.
+type ExtAuthz struct {
+	Provider string   `json:"provider"` // name in MeshConfig.extensionProviders
+	Policies []Policy `json:"policies,omitempty"`
+	// Broken: the provider is unknown or unusable; what Policies match is
+	// refused (Istio fails closed). The text says why.
+	Broken string `json:"broken,omitempty"`
+
+	Cluster         string   `json:"cluster,omitempty"`
+	Timeout         Duration `json:"timeout,omitempty"` // default 600s (Istio's)
+	FailOpen        bool     `json:"failOpen,omitempty"`
+	StatusOnError   int      `json:"statusOnError,omitempty"`   // default 403
+	MaxRequestBytes uint32   `json:"maxRequestBytes,omitempty"` // 0: body not sent
+	AllowPartial    bool     `json:"allowPartial,omitempty"`
+	PackAsBytes     bool     `json:"packAsBytes,omitempty"`
+	// Rego: decide in this process instead of asking Cluster.
+	Rego *Rego `json:"rego,omitempty"`
+}
+
+// Rego is policy text evaluated inside the proxy's own process.
+type Rego struct {
+	Query   string            `json:"query"`          // "data.envoy.authz.allow"
+	Modules map[string]string `json:"modules"`        // file name → text
+	Data    string            `json:"data,omitempty"` // JSON document
+}
