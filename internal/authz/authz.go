@@ -1,0 +1,173 @@
+// Package authz decides whether a request or connection may go on: the
+// evaluation of AuthorizationPolicy as the proxy runs it. The same engine
+// answers live traffic (Check, which does not allocate) and explain (Trace).
+package authz
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+)
+
+// Headers looks up a header by lower-case name; several values are joined.
+type Headers interface {
+	Get(name string) (string, bool)
+}
+
+// Input is what policies look at. Strings may alias a connection's buffer.
+type Input struct {
+	Principal       string // spiffe://td/ns/x/sa/y that mTLS proved; empty without
+	SourceIP        netip.Addr
+	RemoteIP        netip.Addr // after x-forwarded-for
+	DestinationIP   netip.Addr
+	DestinationPort uint16
+	SNI             string
+
+	HTTP    bool // false: the fields below are not known, and nothing that looks at them matches
+	Host    string
+	Method  string
+	Path    string // normalized, without query
+	Headers Headers
+}
+
+// Asker puts a request to the external authorizer of a CUSTOM step.
+type Asker interface {
+	Ask(f *ir.ExtAuthz) Verdict
+}
+
+// Decision is the outcome. The zero Policy with Allow false means that ALLOW
+// policies exist and none matched.
+type Decision struct {
+	Allow    bool
+	Action   ir.Action // of the step that decided; "" when none had to
+	Policy   string    // "ns[..]-policy[..]-rule[..]"
+	Origin   ir.Origin
+	Provider string   // of a CUSTOM step
+	External *Verdict // what it answered, also on allow
+	// Shadow is what dry-run policies would have refused, "" for nothing.
+	Shadow string
+}
+
+// Details is Envoy's response code details for a denial.
+func (d *Decision) Details() string {
+	switch {
+	case d.External != nil && d.External.Err != nil:
+		return "ext_authz_error"
+	case d.External != nil:
+		return "ext_authz_denied"
+	case d.Policy == "":
+		return "rbac_access_denied_matched_policy[none]"
+	}
+	return "rbac_access_denied_matched_policy[" + d.Policy + "]"
+}
+
+// Engine evaluates the filters of one chain. Safe for concurrent use.
+type Engine struct{ steps []step }
+
+type step struct {
+	rbac     *ir.RBAC
+	ext      *ir.ExtAuthz
+	policies []policy
+}
+
+type policy struct {
+	*ir.Policy
+	permission, principal matcher
+}
+
+// New compiles filters. The error names the policy.
+func New(filters []ir.Filter) (*Engine, error) {
+	e := &Engine{}
+	for i, f := range filters {
+		s := step{rbac: f.RBAC, ext: f.ExtAuthz}
+		var list []ir.Policy
+		switch {
+		case f.RBAC != nil && f.ExtAuthz == nil:
+			list = f.RBAC.Policies
+		case f.ExtAuthz != nil && f.RBAC == nil:
+			list = f.ExtAuthz.Policies
+		default:
+			return nil, fmt.Errorf("authorization filter %d: exactly one of rbac and extAuthz must be set", i)
+		}
+		for j := range list {
+			p := policy{Policy: &list[j]}
+			var err error
+			if p.permission, err = compile(list[j].Permission); err == nil {
+				p.principal, err = compile(list[j].Principal)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("policy %s: %w", list[j].Name, err)
+			}
+			s.policies = append(s.policies, p)
+		}
+		e.steps = append(e.steps, s)
+	}
+	return e, nil
+}
+
+// matched returns the first policy that matches.
+func (s *step) matched(in *Input) *policy {
+	for i := range s.policies {
+		if p := &s.policies[i]; p.permission.match(in) && p.principal.match(in) {
+			return p
+		}
+	}
+	return nil
+}
+
+// Check decides. ask may be nil when no filter is external.
+func (e *Engine) Check(in *Input, ask Asker) Decision {
+	d := Decision{Allow: true}
+	for i := range e.steps {
+		s := &e.steps[i]
+		p := s.matched(in)
+		if s.ext != nil {
+			if p != nil && !s.external(&d, p, ask) {
+				return d
+			}
+			continue
+		}
+		refused := s.rbac.Action == ir.Allow && p == nil || s.rbac.Action == ir.Deny && p != nil
+		if !refused {
+			continue
+		}
+		name, origin := "", ir.Origin{}
+		if p != nil {
+			name, origin = p.Name, p.Origin
+		}
+		if s.rbac.DryRun {
+			d.Shadow = "none"
+			if name != "" {
+				d.Shadow = name
+			}
+			continue
+		}
+		return Decision{Action: s.rbac.Action, Policy: name, Origin: origin, External: nil, Shadow: d.Shadow}
+	}
+	return d
+}
+
+// external asks; false: refused, and d says why. Whatever goes wrong refuses,
+// unless the provider is configured to fail open.
+func (s *step) external(d *Decision, p *policy, ask Asker) bool {
+	var v Verdict
+	switch {
+	case s.ext.Broken != "":
+		*d = Decision{Action: ir.Deny, Policy: p.Name, Origin: p.Origin, Provider: s.ext.Provider, Shadow: d.Shadow}
+		return false
+	case ask == nil:
+		v.Err = fmt.Errorf("provider %s cannot be asked here", s.ext.Provider)
+	default:
+		v = ask.Ask(s.ext)
+	}
+	if v.Err != nil {
+		v.Allow = s.ext.FailOpen
+		if v.Status = s.ext.StatusOnError; v.Status == 0 {
+			v.Status = 403
+		}
+	}
+	d.Action, d.Policy, d.Origin, d.Provider, d.External = "CUSTOM", p.Name, p.Origin, s.ext.Provider, &v
+	d.Allow = v.Allow
+	return v.Allow
+}

@@ -1,0 +1,242 @@
+package h1
+
+import (
+	"bytes"
+	"errors"
+	"io"
+)
+
+// bufferSize holds a usual head with some body behind it.
+const bufferSize = 8 << 10
+
+// Reader reads messages from one connection. Not safe for concurrent use,
+// except that while one goroutine is in Next nobody may call anything else.
+//
+// Layout of buf: [0,head) the current message's head, kept because its strings
+// point there; [r,w) bytes read and not yet consumed.
+type Reader struct {
+	src  io.Reader
+	buf  []byte
+	head int
+	r, w int
+
+	framing   Framing
+	remaining int64 // of the body (Length) or of the chunk (Chunked)
+	inChunk   bool  // the CRLF after a chunk's data is still to come
+	done      bool
+	// OnPartial, if set, is called once per request head that did not arrive
+	// in one read, before waiting for the rest: the place to shorten a deadline.
+	OnPartial func()
+	trailer   Head // parsed trailer section, in trailer.Fields
+}
+
+// NewReader returns a reader of src.
+func NewReader(src io.Reader) *Reader { return &Reader{src: src} }
+
+// Reset makes the reader read another connection; its buffer is kept.
+func (r *Reader) Reset(src io.Reader) {
+	*r = Reader{src: src, buf: r.buf, OnPartial: r.OnPartial}
+}
+
+// Buffered is the number of bytes read from the connection and not consumed.
+func (r *Reader) Buffered() int { return r.w - r.r }
+
+// Take returns what is buffered, for a connection that stops being HTTP.
+func (r *Reader) Take() []byte {
+	b := append([]byte(nil), r.buf[r.r:r.w]...)
+	r.r = r.w
+	return b
+}
+
+// ReadRequest reads one request head. io.EOF: the peer closed between
+// requests. *Error: what the peer sent is not HTTP/1.1 as this codec accepts it.
+func (r *Reader) ReadRequest(h *Head) error {
+	b, err := r.readHead(true)
+	if err != nil {
+		return err
+	}
+	if err := parseRequest(b, h); err != nil {
+		return err
+	}
+	r.begin(h)
+	return nil
+}
+
+// ReadResponse reads one response head; method is the request's. Interim
+// responses (1xx) come out like any other.
+func (r *Reader) ReadResponse(h *Head, method string) error {
+	b, err := r.readHead(false)
+	if err != nil {
+		return err
+	}
+	if err := parseResponse(b, h, method); err != nil {
+		return err
+	}
+	r.begin(h)
+	return nil
+}
+
+func (r *Reader) begin(h *Head) {
+	r.framing, r.remaining, r.inChunk = h.Framing, h.Length, false
+	r.done = h.Framing == NoBody || h.Framing == Length && h.Length == 0
+	r.trailer.Fields.Reset()
+}
+
+var endOfHead = []byte("\r\n\r\n")
+
+// readHead returns the bytes of one head, the empty line included.
+func (r *Reader) readHead(request bool) ([]byte, error) {
+	r.head = 0
+	if r.r > 0 { // what came behind the previous message
+		r.w = copy(r.buf, r.buf[r.r:r.w])
+		r.r = 0
+	}
+	scanned, partial := 0, false
+	for {
+		if request && r.w >= 2 && r.buf[0] == '\r' && r.buf[1] == '\n' {
+			// RFC 9112 section 2.2: one empty line before a request is let pass.
+			r.w = copy(r.buf, r.buf[2:r.w])
+			request, scanned = false, 0
+		}
+		from := max(0, scanned-3)
+		if i := bytes.Index(r.buf[from:r.w], endOfHead); i >= 0 {
+			end := from + i + len(endOfHead)
+			if end > MaxHead {
+				return nil, &Error{431, "http1.headers_too_large"}
+			}
+			r.head, r.r = end, end
+			return r.buf[:end], nil
+		}
+		if err := checkPartial(r.buf[from:r.w]); err != nil {
+			return nil, err
+		}
+		scanned = r.w
+		if scanned > MaxHead {
+			return nil, &Error{431, "http1.headers_too_large"}
+		}
+		if r.w > 0 && !partial && r.OnPartial != nil {
+			partial = true
+			r.OnPartial()
+		}
+		if err := r.fill(); err != nil {
+			if errors.Is(err, io.EOF) && r.w > 0 {
+				return nil, io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
+}
+
+// checkPartial refuses a bare LF at once: a peer that ends lines that way
+// would otherwise wait for an answer until the timeout.
+func checkPartial(b []byte) error {
+	for {
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
+			return nil
+		}
+		if i > 0 && b[i-1] != '\r' {
+			return bad("http1.bare_lf")
+		}
+		b = b[i+1:]
+	}
+}
+
+// fill reads once, making room first. It never moves [0,head).
+func (r *Reader) fill() error {
+	if r.r == r.w && r.head > 0 {
+		r.r, r.w = r.head, r.head
+	}
+	if r.buf == nil {
+		r.buf = make([]byte, bufferSize)
+	}
+	if len(r.buf)-r.w < 512 {
+		r.grow()
+	}
+	n, err := r.src.Read(r.buf[r.w:])
+	r.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// grow moves unread bytes to a fresh array; the old one lives as long as the
+// head's strings need it.
+func (r *Reader) grow() {
+	size := bufferSize
+	if r.head == 0 { // a head larger than the buffer
+		size = 2 * len(r.buf)
+	}
+	fresh := make([]byte, max(size, 2*(r.w-r.r)))
+	r.w = copy(fresh, r.buf[r.r:r.w])
+	r.r, r.head, r.buf = 0, 0, fresh
+}
+
+// Next returns the next bytes of the body, valid until the following call,
+// and done with or after the last of them. It blocks only when nothing is
+// buffered.
+func (r *Reader) Next() (b []byte, done bool, err error) {
+	if r.done {
+		return nil, true, nil
+	}
+	switch r.framing {
+	case Length:
+		if r.r == r.w {
+			if err := r.fill(); err != nil {
+				return nil, false, unexpected(err)
+			}
+		}
+		b = r.consume(r.remaining)
+		r.remaining -= int64(len(b))
+		r.done = r.remaining == 0
+		return b, r.done, nil
+	case Chunked:
+		return r.nextChunk()
+	default:
+		if r.r == r.w {
+			if err := r.fill(); err != nil {
+				if errors.Is(err, io.EOF) {
+					r.done = true
+					return nil, true, nil
+				}
+				return nil, false, err
+			}
+		}
+		return r.consume(int64(r.w - r.r)), false, nil
+	}
+}
+
+// Complete reports whether the whole body has been consumed.
+func (r *Reader) Complete() bool { return r.done }
+
+// ReadyNow reports whether Next would return without reading.
+func (r *Reader) ReadyNow() bool { return r.done || r.r < r.w }
+
+// AllBuffered reports whether the rest of the body is in the buffer already
+// (known for bodies with a length only).
+func (r *Reader) AllBuffered() bool {
+	return r.done || r.framing == Length && r.remaining <= int64(r.w-r.r)
+}
+
+// Trailers returns the trailer fields of a chunked body that is complete.
+func (r *Reader) Trailers() []TrailerField { return r.trailer.Fields.Fields }
+
+func (r *Reader) consume(n int64) []byte {
+	if m := int64(r.w - r.r); n > m {
+		n = m
+	}
+	b := r.buf[r.r : r.r+int(n)]
+	r.r += int(n)
+	return b
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,248 @@
+package proxy
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+)
+
+const handshakeTimeout = 15 * time.Second
+
+// downstream is one accepted connection, from accept to close. Its fields are
+// written by serve before the protocol takes over and read-only afterwards,
+// except those guarded by mu.
+type downstream struct {
+	p      *Proxy
+	socket netip.AddrPort
+	raw    net.Conn // the TCP connection
+	conn   net.Conn // what the protocol reads: raw, with sniffed bytes put back, or TLS on it
+
+	rt    *runtime // the configuration now in use; only the serving goroutine writes it
+	chain *chain
+
+	remote, local         netip.AddrPort // local: the original destination
+	remoteText, localText string
+	sni                   string
+	peer                  string // SPIFFE ID that TLS proved
+	peerNamespace         string
+	peerInfo              *telemetry.Peer // what the peer says of its workload; metrics only
+	xfcc                  string          // the peer's certificate as x-forwarded-client-cert describes it
+	tlsVersion, tlsCipher string
+
+	fd   syscall.RawConn
+	gone bool // scratch of closedByPeer
+	poll func(fd uintptr) bool
+
+	mu      sync.Mutex
+	idle    bool // between requests: may be closed at any time
+	closing bool // close when the current request is over
+	closed  bool
+	// reauthorize reports whether a new snapshot would still accept this
+	// connection; set by TCP, whose connections outlive requests.
+	reauthorize func(next *runtime) bool
+}
+
+func newDownstream(p *Proxy, socket netip.AddrPort, raw net.Conn) *downstream {
+	return &downstream{p: p, socket: socket, raw: raw, conn: raw}
+}
+
+// serve decides what the connection is and hands it to its protocol: original
+// destination → listener → sniff → filter chain → TLS → HTTP or TCP.
+func (d *downstream) serve() {
+	defer d.raw.Close()
+	d.p.stats.connections.Add(1)
+	d.rt = d.p.runtime.Load()
+	l := d.findListener()
+	if l == nil {
+		return
+	}
+	hello, ok := d.inspect(l)
+	if !ok {
+		return
+	}
+	if d.chain = l.match(d.local, hello); d.chain == nil {
+		d.refuse(telemetry.NoRoute, "filter_chain_not_found")
+		return
+	}
+	d.sni = hello.serverName
+	if d.chain.tls != nil {
+		if err := d.handshake(); err != nil {
+			d.p.stats.handshakeErrors.Add(1)
+			d.p.log.Info("TLS handshake failed", "listener", l.Name, "from", d.remoteText, "err", err)
+			return
+		}
+	}
+	if d.chain.HTTP != nil {
+		newHTTPConn(d).serve()
+	} else {
+		d.serveTCP()
+	}
+}
+
+// findListener follows the original destination to the listener that owns it.
+func (d *downstream) findListener() *listener {
+	l := d.rt.bound[d.socket]
+	if l == nil { // the address left the configuration while this connection waited
+		return nil
+	}
+	d.remote = addrPort(d.raw.RemoteAddr())
+	d.local = addrPort(d.raw.LocalAddr())
+	if tc, ok := d.raw.(*net.TCPConn); ok {
+		d.fd, _ = tc.SyscallConn()
+		if l.UseOriginalDst {
+			if dst, ok := d.p.opts.OriginalDst(tc); ok {
+				d.local = dst
+			}
+		}
+	}
+	d.poll = d.pollFD
+	d.remoteText, d.localText = d.remote.String(), d.local.String()
+	if !l.UseOriginalDst {
+		return l
+	}
+	if to := d.rt.byDst[d.local]; to != nil && to.Direction == l.Direction {
+		return to
+	}
+	if to := d.rt.byDstPort[d.local.Port()]; to != nil && to.Direction == l.Direction {
+		return to
+	}
+	if d.local == d.socket || d.local.Port() == d.socket.Port() {
+		// Somebody connected to the proxy's own port: forwarding would loop.
+		d.refuse(telemetry.NoRoute, "loop")
+		return nil
+	}
+	return l
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// handshake runs the server side and keeps what it proved.
+func (d *downstream) handshake() error {
+	tc := tls.Server(d.conn, d.chain.tls)
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	state := tc.ConnectionState()
+	d.conn = tc
+	d.tlsVersion, d.tlsCipher = strings.Replace(tls.VersionName(state.Version), "TLS 1.", "TLSv1.", 1), tls.CipherSuiteName(state.CipherSuite)
+	if len(state.PeerCertificates) > 0 {
+		leaf := state.PeerCertificates[0]
+		sum := sha256.Sum256(leaf.Raw)
+		d.xfcc = "Hash=" + hex.EncodeToString(sum[:]) + `;Subject="` + leaf.Subject.String() + `"`
+		if len(leaf.URIs) > 0 {
+			d.peer = leaf.URIs[0].String()
+			d.peerNamespace = namespaceOf(d.peer)
+			d.xfcc += ";URI=" + d.peer
+		}
+	}
+	d.peerInfo = &telemetry.Peer{Principal: d.peer, Namespace: d.peerNamespace}
+	return nil
+}
+
+func namespaceOf(spiffe string) string {
+	_, rest, _ := strings.Cut(spiffe, "/ns/")
+	ns, _, _ := strings.Cut(rest, "/")
+	return ns
+}
+
+// refuse records a connection that no filter chain took, and resets it.
+func (d *downstream) refuse(flag telemetry.Flags, details string) {
+	d.p.stats.refused.Add(1)
+	d.p.log.Info("connection refused", "from", d.remoteText, "to", d.localText, "sni", d.sni, "flag", flag.String(), "details", details)
+	d.reset()
+}
+
+// reset makes the close a RST: the peer sees "connection reset", not an empty
+// answer.
+func (d *downstream) reset() {
+	if tc, ok := d.raw.(*net.TCPConn); ok {
+		tc.SetLinger(0)
+	}
+}
+
+// closedByPeer reports whether the peer has gone, without reading.
+func (d *downstream) closedByPeer() bool {
+	if d.fd == nil {
+		return false
+	}
+	d.gone = false
+	if err := d.fd.Read(d.poll); err != nil && !errors.Is(err, syscall.EAGAIN) {
+		return errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF)
+	}
+	return d.gone
+}
+
+// enterIdle marks the connection as being between requests; false: it must
+// close instead.
+func (d *downstream) enterIdle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle = !d.closing
+	return d.idle
+}
+
+// leaveIdle is called when a request begins; false: somebody closed the
+// connection while it was idle.
+func (d *downstream) leaveIdle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle = false
+	return !d.closed
+}
+
+func (d *downstream) isClosing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closing
+}
+
+// closeIfIdle ends the connection now if it is between requests, else after
+// the current one.
+func (d *downstream) closeIfIdle() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closing = true
+	if d.idle && !d.closed {
+		d.closed = true
+		d.raw.Close()
+	}
+}
+
+// abort closes the connection whatever it is doing.
+func (d *downstream) abort() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closing, d.closed = true, true
+	d.raw.Close()
+}
+
+// reconsider is called for every connection after a new snapshot. HTTP looks
+// at the snapshot with each request by itself; here the connections end that
+// the new configuration would not have accepted.
+func (d *downstream) reconsider(next *runtime) {
+	d.mu.Lock()
+	f := d.reauthorize
+	d.mu.Unlock()
+	if f != nil && !f(next) {
+		d.closeIfIdle()
+	}
+}

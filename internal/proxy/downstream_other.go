@@ -1,0 +1,13 @@
+//go:build !linux
+
+package proxy
+
+import (
+	"net"
+	"net/netip"
+)
+
+func (d *downstream) pollFD(uintptr) bool { return true }
+
+// originalDst exists on Linux only; elsewhere listeners are reached directly.
+func originalDst(*net.TCPConn) (netip.AddrPort, bool) { return netip.AddrPort{}, false }

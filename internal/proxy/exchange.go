@@ -1,0 +1,226 @@
+package proxy
+
+import (
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
+	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+	"github.com/tulle-mesh/tulle/internal/upstream"
+)
+
+// exchange is one request and its response. It lives in its connection and is
+// reset between requests; strings in it alias the connection's read buffer.
+type exchange struct {
+	c     *httpConn
+	rt    *runtime
+	chain *chain
+
+	req, res h1.Head
+	path     string // normalized, without query: one path for routing, authorization and forwarding
+	query    string // with its "?"
+	scheme   string
+	method   string
+
+	authz authz.Input
+	match route.Request
+	route *route.Route
+	wc    *ir.WeightedCluster
+
+	cluster *upstream.Cluster
+	host    *upstream.Host
+	up      *upstream.Conn
+	tried   []*upstream.Host
+	attempt int
+
+	start    time.Time
+	sentAt   time.Time // of the current try
+	deadline time.Time // of the whole exchange; zero for none
+
+	body      []byte // what was read ahead of the request's body
+	bodyBuf   []byte // its memory
+	bodyDone  bool   // body is all of it, so that a try can be repeated
+	sent      bool   // bytes of this request may have reached an upstream
+	replied   bool   // a response head went downstream
+	keepAlive bool   // the downstream connection goes on after this exchange
+	extra     []ir.Header
+	rec       telemetry.Record
+	head      []byte // the upstream request being built
+	pump      *pump
+	idText    [36]byte
+}
+
+// reset forgets the last exchange and keeps its memory.
+func (x *exchange) reset() {
+	*x = exchange{c: x.c, req: x.req, res: x.res, tried: x.tried[:0], bodyBuf: x.bodyBuf, head: x.head[:0], extra: x.extra[:0]}
+}
+
+// begin is the moment the request's head is there.
+func (x *exchange) begin() {
+	x.start = time.Now()
+	x.rec.Start = x.start
+}
+
+// handle is the request path. Each step either goes on or has answered and
+// returns false; record runs on every exit. It reports whether the connection
+// can carry another request.
+func (x *exchange) handle() (again bool) {
+	x.rt, x.chain = x.c.rt, x.c.chain
+	x.keepAlive = x.req.KeepAlive
+	defer x.record()
+	if !x.identify() || !x.authorize() || !x.chooseRoute() {
+		return x.finished()
+	}
+	switch {
+	case x.route.Redirect != nil:
+		x.redirect()
+	case x.route.Direct != nil:
+		x.direct()
+	default:
+		x.forward()
+	}
+	return x.finished()
+}
+
+// identify settles who asks and for what: the scheme, one normalized path, the
+// headers that tell the next hop about this one.
+func (x *exchange) identify() bool {
+	x.method = x.req.Method
+	x.scheme = "http"
+	if x.chain.TLS != nil {
+		x.scheme = "https"
+	}
+	path, query := x.req.Path, ""
+	if i := strings.IndexByte(path, '?'); i >= 0 {
+		path, query = path[:i], path[i:]
+	}
+	normal, err := route.NormalizePath(x.chain.HTTP.PathNormalization, path)
+	if err != nil {
+		x.reply(&badPath)
+		return false
+	}
+	x.path, x.query = normal, query
+	if x.req.Upgrade != "" && !x.upgradeAllowed() {
+		x.reply(&upgradeRefused)
+		return false
+	}
+	x.stampHeaders()
+	return true
+}
+
+func (x *exchange) upgradeAllowed() bool {
+	if strings.EqualFold(x.req.Upgrade, "h2c") { // an offer, not a demand: we stay with HTTP/1.1
+		x.req.Upgrade = ""
+		return true
+	}
+	for _, u := range x.chain.upgrades {
+		if strings.EqualFold(u, x.req.Upgrade) {
+			return true
+		}
+	}
+	return false
+}
+
+// authorize runs the chain's policies: CUSTOM, DENY, ALLOW.
+func (x *exchange) authorize() bool {
+	if len(x.chain.Filters) == 0 {
+		return true
+	}
+	d := x.c.downstream
+	x.authz = authz.Input{
+		Principal: d.peer, SourceIP: d.remote.Addr(), RemoteIP: x.remoteIP(), DestinationIP: d.local.Addr(),
+		DestinationPort: d.local.Port(), SNI: d.sni, HTTP: true,
+		Host: x.req.Host, Method: x.method, Path: x.path, Headers: &x.req.Fields,
+	}
+	decision := x.chain.authz.Check(&x.authz, x)
+	if decision.Allow {
+		return x.applyVerdict(decision.External)
+	}
+	x.deny(&decision)
+	return false
+}
+
+// chooseRoute finds the route, then the cluster.
+func (x *exchange) chooseRoute() bool {
+	if x.chain.routes == nil {
+		x.reply(&noRouteTable)
+		return false
+	}
+	query := x.query
+	if query != "" {
+		query = query[1:]
+	}
+	x.match = route.Request{Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path, Query: query, Headers: &x.req.Fields}
+	r, miss := x.chain.routes.Match(&x.match)
+	if r == nil {
+		if miss == route.NoVirtualHost {
+			x.reply(&noVirtualHost)
+		} else {
+			x.reply(&noRoute)
+		}
+		return false
+	}
+	x.route = r
+	x.rec.Route = r.Name
+	return true
+}
+
+// finished reports whether the next request may be read from the connection.
+func (x *exchange) finished() bool {
+	return x.keepAlive && x.c.reader.Complete() && !x.c.isClosing()
+}
+
+// record is the last step of every exchange: access log and metrics.
+func (x *exchange) record() {
+	r := &x.rec
+	d := x.c.downstream
+	now := time.Now()
+	r.Duration = now.Sub(x.start)
+	r.Protocol = telemetry.HTTP11
+	if x.req.HTTP10 {
+		r.Protocol = telemetry.HTTP10
+	}
+	r.Method, r.Path, r.Authority, r.Request = x.method, x.req.Path, x.req.Host, &x.req.Fields
+	if x.res.Status != 0 {
+		r.Response = &x.res.Fields
+	}
+	r.DownstreamLocal, r.DownstreamRemote, r.SNI = d.localText, d.remoteText, d.sni
+	r.PeerPrincipal, r.LocalPrincipal, r.Version = d.peer, x.rt.principal, x.rt.version
+	r.TLSVersion, r.TLSCipher = d.tlsVersion, d.tlsCipher
+	r.Attempts = x.attempt
+	x.c.p.stats.requests.Add(1)
+	x.observe(r)
+	if x.chain.log != nil {
+		x.chain.log.Log(x.chain.format, r)
+	}
+}
+
+// observe counts the request in Istio's standard metrics.
+func (x *exchange) observe(r *telemetry.Record) {
+	key := telemetry.SeriesKey{Status: r.Status, Flags: r.Flags}
+	d := x.c.downstream
+	if x.cluster != nil {
+		key.Service = x.cluster.Service()
+	}
+	if x.chain.outbound {
+		key.Reporter, key.Source = telemetry.Source, x.rt.self
+		if x.host != nil {
+			key.Target = x.host.Peer()
+		}
+	} else {
+		key.Reporter, key.Source, key.Target = telemetry.Destination, d.peerInfo, x.rt.self
+		key.MutualTLS = d.peer != ""
+	}
+	if ct, ok := x.req.Fields.Get("content-type"); ok && strings.HasPrefix(ct, "application/grpc") {
+		key.GRPC = true
+	}
+	if x.c.series == nil || x.c.seriesKey != key {
+		x.c.series, x.c.seriesKey = x.c.p.metrics.Series(key), key
+	}
+	if x.c.series != nil {
+		x.c.series.Request(r.Duration, r.BytesReceived, r.BytesSent)
+	}
+}

@@ -1,0 +1,289 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/upstream"
+)
+
+const (
+	replayLimit     = 64 << 10 // bodies up to here are read ahead, so that a try can be repeated
+	pollInterval    = time.Second
+	previousHostTry = 5 // further draws of the balancer, Istio's host_selection_retry_max_attempts
+)
+
+// failure is how a try ended without a response.
+type failure struct {
+	*local
+	kind failureKind
+}
+
+type failureKind uint8
+
+const (
+	failConnect failureKind = iota // nothing was sent
+	failReset                      // the connection broke after something was sent
+	failTry                        // perTryTimeout
+	failFinal                      // not to be retried: no host, overflow, caller gone, total timeout
+)
+
+// forward sends the request upstream: pick, pool, try, and again as the retry
+// policy allows; then relays what came back or answers why nothing did.
+func (x *exchange) forward() {
+	f := x.route.Forward
+	if !x.chooseCluster(f) {
+		return
+	}
+	if f.Timeout > 0 {
+		x.deadline = x.start.Add(f.Timeout.D())
+	}
+	if !x.cluster.BeginRequest() {
+		x.reply(&overflow)
+		return
+	}
+	defer x.cluster.EndRequest()
+	x.prepareRequest(f)
+	if !x.readAhead() {
+		return
+	}
+	for {
+		x.attempt++
+		fail := x.try(f)
+		if x.mayRetry(f, fail) {
+			again := x.retryAfterPause(f)
+			if again {
+				continue
+			}
+		}
+		if fail != nil {
+			x.abandon()
+			x.reply(fail.local)
+		} else {
+			x.relay()
+		}
+		return
+	}
+}
+
+// chooseCluster draws one of the weighted clusters.
+func (x *exchange) chooseCluster(f *ir.Forward) bool {
+	at := 0
+	if len(f.Clusters) > 1 {
+		at = x.route.PickCluster(rand.Uint64())
+	}
+	x.wc = &f.Clusters[at]
+	x.rec.Cluster = x.wc.Name
+	x.cluster = x.rt.clusters[x.wc.Name]
+	switch {
+	case x.cluster == nil:
+		x.reply(&noCluster)
+	case x.wc.Name == ir.BlackHoleCluster:
+		x.reply(&blackHole)
+	default:
+		return true
+	}
+	return false
+}
+
+// prepareRequest applies what the route says about the request; once, however
+// many tries follow.
+func (x *exchange) prepareRequest(f *ir.Forward) {
+	h := &x.req.Fields
+	if f.PrefixRewrite != "" || f.RegexRewrite != nil {
+		h.Set("x-envoy-original-path", x.req.Path)
+		x.path = x.route.RewritePath(x.path)
+	}
+	if !x.route.Request.IsZero() {
+		apply(h, &x.route.Request)
+	}
+	if !x.wc.Request.IsZero() {
+		apply(h, &x.wc.Request)
+	}
+}
+
+// try makes one attempt. On success the response's head is in x.res and x.up
+// is positioned at its body.
+func (x *exchange) try(f *ir.Forward) *failure {
+	avoid, draws := x.tried, 0
+	if f.Retry != nil && f.Retry.PreviousHosts && len(avoid) > 0 {
+		draws = max(f.Retry.HostAttempts, previousHostTry)
+	}
+	x.host = x.cluster.Pick(x.c.local, avoid, draws)
+	if x.host == nil {
+		return &failure{&noHealthy, failFinal}
+	}
+	x.tried = append(x.tried, x.host)
+	x.rec.UpstreamHost = x.host.Address
+	x.host.Begin()
+	defer x.host.End()
+
+	limit := x.tryDeadline(f)
+	// A request that must not be sent twice gets a connection that is known to
+	// be open; one that may be gets another chance on a fresh connection.
+	idempotent := x.bodyDone && safeToRepeat(x.method)
+	for fresh := false; ; fresh = true {
+		if fail := x.connect(limit, fresh, !idempotent); fail != nil {
+			return fail
+		}
+		fail := x.exchangeOnce(limit)
+		if fail == nil {
+			x.report(upstream.Outcome{Status: x.res.Status})
+			return nil
+		}
+		stale := x.up.Reused && !fresh && fail.kind == failReset && x.up.Reader.Buffered() == 0
+		x.closeUpstream()
+		if stale && idempotent && x.pump == nil {
+			continue // the pool's fault, not the host's: does not count as a try
+		}
+		if fail.kind == failReset || fail.kind == failTry {
+			x.report(upstream.Outcome{Local: true})
+		}
+		return fail
+	}
+}
+
+func (x *exchange) report(o upstream.Outcome) { x.cluster.Report(x.host, o) }
+
+func safeToRepeat(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// tryDeadline is the earlier of the try's and the exchange's; zero for none.
+func (x *exchange) tryDeadline(f *ir.Forward) time.Time {
+	limit := x.deadline
+	if r := f.Retry; r != nil && r.PerTryTimeout > 0 {
+		if t := time.Now().Add(r.PerTryTimeout.D()); limit.IsZero() || t.Before(limit) {
+			limit = t
+		}
+	}
+	return limit
+}
+
+func (x *exchange) connect(limit time.Time, fresh, check bool) *failure {
+	up, err := x.cluster.Acquire(x.host, limit, fresh, check)
+	if err == nil {
+		x.up = up
+		x.rec.UpstreamLocal = up.Local
+		return nil
+	}
+	if errors.Is(err, upstream.ErrOverflow) {
+		return &failure{&overflow, failFinal}
+	}
+	x.rec.Failure = err.Error()
+	x.report(upstream.Outcome{Local: true})
+	var ne net.Error
+	var handshake *upstream.HandshakeError
+	switch {
+	case !limit.IsZero() && !time.Now().Before(limit):
+		return x.timedOut()
+	case errors.As(err, &handshake):
+		return &failure{&tlsFailure, failConnect}
+	case errors.As(err, &ne) && ne.Timeout():
+		return &failure{&connectTimeout, failConnect}
+	}
+	return &failure{&connectFailure, failConnect}
+}
+
+// timedOut tells the exchange's deadline from the try's.
+func (x *exchange) timedOut() *failure {
+	if !x.deadline.IsZero() && !time.Now().Before(x.deadline) {
+		return &failure{&requestTimeout, failFinal}
+	}
+	return &failure{&tryTimeout, failTry}
+}
+
+// exchangeOnce sends the request and waits for the response's head.
+func (x *exchange) exchangeOnce(limit time.Time) *failure {
+	x.sentAt = time.Now()
+	x.sent = true
+	if err := x.send(); err != nil {
+		// The upstream may have answered before it closed: look.
+		if !errors.Is(err, errWrite) {
+			return &failure{&clientGone, failFinal}
+		}
+	}
+	for {
+		err := x.awaitHead(limit)
+		if err != nil {
+			return x.classify(err)
+		}
+		if x.res.Status >= 200 || x.res.Status == 101 {
+			break
+		}
+		// Interim responses are this hop's affair: 100 was answered when the
+		// body was read, the others tell nothing that HTTP/1.1 clients need.
+	}
+	x.rec.UpstreamTime, x.rec.HasUpstreamTime = time.Since(x.sentAt), true
+	return nil
+}
+
+// errDownstreamGone: the caller left while the upstream was thinking.
+var errDownstreamGone = errors.New("downstream closed")
+
+// awaitHead waits for a response head until limit, looking after the caller
+// once in a while: if it has gone there is nobody to wait for.
+func (x *exchange) awaitHead(limit time.Time) error {
+	for {
+		now := time.Now()
+		wake := now.Add(2 * pollInterval)
+		slack := pollInterval
+		if !limit.IsZero() && limit.Before(wake) {
+			wake, slack = limit, 0
+		}
+		if err := x.up.SetReadBy(wake, slack); err != nil {
+			return err
+		}
+		err := x.up.Reader.ReadResponse(&x.res, x.method)
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		x.up.ClearReadBy()
+		if !limit.IsZero() && !time.Now().Before(limit) {
+			return err
+		}
+		if x.pump != nil && x.pump.failedDownstream() || x.c.closedByPeer() {
+			return errDownstreamGone
+		}
+	}
+}
+
+// classify turns an error on the upstream connection into a failure.
+func (x *exchange) classify(err error) *failure {
+	var protocol *h1.Error
+	switch {
+	case errors.Is(err, errDownstreamGone), x.pump != nil && x.pump.failedDownstream():
+		return &failure{&clientGone, failFinal}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return x.timedOut()
+	case errors.As(err, &protocol):
+		x.rec.Failure = protocol.Detail
+		return &failure{&upstreamBad, failReset}
+	}
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		x.rec.Failure = err.Error()
+	}
+	return &failure{&upstreamReset, failReset}
+}
+
+// closeUpstream gives up the current upstream connection.
+func (x *exchange) closeUpstream() {
+	if x.up != nil {
+		x.up.Close()
+		x.up = nil
+	}
+	x.stopPump()
+}
+
+// abandon is closeUpstream at the end of an exchange.
+func (x *exchange) abandon() { x.closeUpstream() }

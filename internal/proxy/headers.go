@@ -1,0 +1,155 @@
+package proxy
+
+import (
+	"encoding/hex"
+	"math/rand/v2"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/header"
+	"github.com/tulle-mesh/tulle/internal/ir"
+)
+
+// stampHeaders sets what a proxy tells the next hop about this one, and takes
+// away what the previous hop had no right to say.
+func (x *exchange) stampHeaders() {
+	h := &x.req.Fields
+	d := x.c.downstream
+	if intro := h.First(peerHeader); intro != "" {
+		if !x.chain.outbound && d.peer != "" {
+			if p := introduced(intro, d.peer, d.peerNamespace); p != nil {
+				d.peerInfo = p
+			}
+		}
+		h.Del(peerHeader)
+	}
+	if x.chain.HTTP.UseRemoteAddress {
+		x.stampEdge()
+	}
+	if !h.Has("x-forwarded-proto") {
+		h.Add("x-forwarded-proto", x.scheme)
+	}
+	if !h.Has("x-request-id") {
+		h.Add("x-request-id", x.newID())
+	}
+	x.rec.RequestID = h.First("x-request-id")
+	x.stampClientCert()
+}
+
+// stampEdge: at a gateway nothing the outside says about itself is believed
+// beyond the trusted hops (Envoy's use_remote_address).
+func (x *exchange) stampEdge() {
+	h := &x.req.Fields
+	h.DelPrefix("x-envoy-")
+	if x.chain.HTTP.TrustedHops == 0 {
+		h.Del("x-request-id")
+		h.Del("x-forwarded-proto")
+	}
+	addr := x.c.remote.Addr().String()
+	if before, ok := h.Get("x-forwarded-for"); ok && before != "" {
+		addr = before + "," + addr
+	}
+	h.Set("x-forwarded-for", addr)
+}
+
+// stampClientCert applies forward_client_cert_details.
+func (x *exchange) stampClientCert() {
+	h := &x.req.Fields
+	switch x.chain.HTTP.ForwardClientCert {
+	case "sanitizeSet":
+		h.Del("x-forwarded-client-cert")
+		if d := x.c.downstream; d.xfcc != "" {
+			h.Add("x-forwarded-client-cert", x.c.xfccFor(x.rt.principal))
+		}
+	case "appendForward":
+		if d := x.c.downstream; d.xfcc != "" {
+			v := x.c.xfccFor(x.rt.principal)
+			if before, ok := h.Get("x-forwarded-client-cert"); ok {
+				v = before + "," + v
+			}
+			h.Set("x-forwarded-client-cert", v)
+		}
+	case "", "sanitize":
+		h.Del("x-forwarded-client-cert")
+	}
+}
+
+// xfccFor completes the peer's description with whom it was presented to.
+func (d *downstream) xfccFor(local string) string {
+	if !strings.HasPrefix(d.xfcc, "By=") {
+		d.xfcc = "By=" + local + ";" + d.xfcc
+	}
+	return d.xfcc
+}
+
+// remoteIP is the client's address for remoteIpBlocks: behind trusted hops it
+// comes from x-forwarded-for, else it is the peer's.
+func (x *exchange) remoteIP() netip.Addr {
+	peer := x.c.remote.Addr()
+	if x.chain.gateway && x.chain.HTTP.TrustedHops == 0 {
+		return peer
+	}
+	xff, ok := x.req.Fields.Get("x-forwarded-for")
+	if !ok {
+		return peer
+	}
+	parts := strings.Split(xff, ",")
+	// At a gateway the peer itself was appended last and each trusted hop takes
+	// one more step back; a sidecar believes the last entry, the gateway's word.
+	at := len(parts) - 1 - x.chain.HTTP.TrustedHops
+	if at < 0 {
+		return peer
+	}
+	addr, err := netip.ParseAddr(strings.TrimSpace(parts[at]))
+	if err != nil {
+		return peer
+	}
+	return addr.Unmap()
+}
+
+// newID makes a random UUID (version 4) in the exchange's own memory.
+func (x *exchange) newID() string {
+	var b [16]byte
+	hi, lo := rand.Uint64(), rand.Uint64()
+	for i := range 8 {
+		b[i], b[8+i] = byte(hi>>(8*i)), byte(lo>>(8*i))
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	t := x.idText[:]
+	hex.Encode(t[0:8], b[0:4])
+	hex.Encode(t[9:13], b[4:6])
+	hex.Encode(t[14:18], b[6:8])
+	hex.Encode(t[19:23], b[8:10])
+	hex.Encode(t[24:36], b[10:16])
+	t[8], t[13], t[18], t[23] = '-', '-', '-', '-'
+	return view(t)
+}
+
+// apply performs header operations: remove, set, add.
+func apply(h *header.Map, ops *ir.HeaderOps) {
+	for _, name := range ops.Remove {
+		h.Del(name)
+	}
+	for _, f := range ops.Set {
+		h.Set(f.Name, f.Value)
+	}
+	for _, f := range ops.Add {
+		h.Add(f.Name, f.Value)
+	}
+}
+
+// smallInts are header values that need no allocation.
+var smallInts = func() (s [64]string) {
+	for i := range s {
+		s[i] = strconv.Itoa(i)
+	}
+	return s
+}()
+
+func itoa(n int) string {
+	if n >= 0 && n < len(smallInts) {
+		return smallInts[n]
+	}
+	return strconv.Itoa(n)
+}

@@ -1,0 +1,214 @@
+package proxy
+
+import (
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
+	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+)
+
+// local is an answer the proxy makes itself. The table below is closed: there
+// is no other way for the proxy to answer, so each has its flag, its status
+// for HTTP and gRPC, and what an operator should look at.
+type local struct {
+	flag    telemetry.Flags
+	status  int
+	grpc    int
+	details string // response code details
+	body    string
+	hint    string // for the log and explain, never sent downstream
+}
+
+const resetBefore = "upstream connect error or disconnect/reset before headers. reset reason: "
+
+var (
+	noRouteTable   = local{telemetry.NoRoute, 404, 12, "route_configuration_not_found", "", "the route table has not arrived from the control plane yet: see proxy-status"}
+	noVirtualHost  = local{telemetry.NoRoute, 404, 12, "route_not_found", "", "no virtual host for this Host header: see proxy-config routes"}
+	noRoute        = local{telemetry.NoRoute, 404, 12, "route_not_found", "", "the virtual host is known, no route of it matches: see explain"}
+	noCluster      = local{telemetry.NoCluster, 503, 14, "cluster_not_found", "", "the route names a service or subset that does not exist"}
+	blackHole      = local{telemetry.NoHealthyUpstream, 502, 14, "direct_response", "", "REGISTRY_ONLY: the host is not in the registry"}
+	noHealthy      = local{telemetry.NoHealthyUpstream, 503, 14, "no_healthy_upstream", "no healthy upstream", "no endpoint is ready, or all are ejected: see proxy-config endpoints"}
+	overflow       = local{telemetry.UpstreamOverflow, 503, 14, "upstream_reset_before_response_started{overflow}", resetBefore + "overflow", "a circuit breaker is open: connectionPool of the DestinationRule"}
+	connectFailure = local{telemetry.UpstreamConnectFailure, 503, 14, "upstream_reset_before_response_started{remote_connection_failure}", resetBefore + "remote connection failure", "the endpoint did not accept the connection"}
+	connectTimeout = local{telemetry.UpstreamConnectFailure, 503, 14, "upstream_reset_before_response_started{connection_timeout}", resetBefore + "connection timeout", "connectTimeout passed; maybe a NetworkPolicy drops the packets"}
+	tlsFailure     = local{telemetry.UpstreamConnectFailure, 503, 14, "upstream_reset_before_response_started{remote_connection_failure|TLS_error}", resetBefore + "remote connection failure, transport failure reason: TLS_error", "the TLS handshake failed: see mtls verify"}
+	upstreamReset  = local{telemetry.UpstreamConnTermination, 503, 14, "upstream_reset_before_response_started{connection_termination}", resetBefore + "connection termination", "the endpoint closed the connection before it answered; under STRICT mTLS a plaintext caller sees this"}
+	upstreamBad    = local{telemetry.UpstreamProtocolError, 502, 14, "upstream_reset_before_response_started{protocol_error}", resetBefore + "protocol error", "the endpoint's answer is not valid HTTP/1.1"}
+	requestTimeout = local{telemetry.UpstreamRequestTimeout, 504, 4, "response_timeout", "upstream request timeout", "the VirtualService's timeout passed"}
+	tryTimeout     = local{telemetry.UpstreamRequestTimeout, 504, 4, "upstream_per_try_timeout", "upstream request timeout", "retries.perTryTimeout passed on the last try"}
+	clientGone     = local{telemetry.DownstreamTermination, 0, 1, "downstream_remote_disconnect", "", "the caller left before the answer"}
+	bodyTimeout    = local{telemetry.StreamIdleTimeout, 408, 4, "stream_idle_timeout", "stream timeout", "the request's body stood still"}
+	badPath        = local{telemetry.DownstreamProtocolError, 400, 3, "path_normalization_failed", "", "the path cannot be normalized without ambiguity"}
+	upgradeRefused = local{0, 403, 7, "upgrade_failed", "", "this protocol upgrade is not enabled"}
+	bodyTooLarge   = local{0, 413, 8, "request_payload_too_large", "Payload Too Large", "the body exceeds includeRequestBodyInCheck.maxRequestBytes"}
+)
+
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// reply answers with an entry of the table.
+func (x *exchange) reply(l *local) {
+	x.rec.Flags |= l.flag
+	x.rec.Details = l.details
+	if l == &overflow {
+		x.extra = append(x.extra, ir.Header{Name: "x-envoy-overloaded", Value: "true"})
+	}
+	if l.status == 0 { // nobody is there to be answered
+		x.keepAlive = false
+		return
+	}
+	x.answer(l.status, l.body)
+}
+
+// answer writes a response of our own, with the headers in x.extra.
+func (x *exchange) answer(status int, body string) {
+	if x.replied {
+		// A response is under way: all that is left is to cut it short visibly.
+		x.keepAlive = false
+		x.c.reset()
+		return
+	}
+	x.replied = true
+	x.rec.Status = status
+	if !x.drainBody() {
+		x.keepAlive = false
+	}
+	b := h1.AppendStatusLine(x.c.out[:0], status, "")
+	length := int64(len(body))
+	if status != 204 && status != 304 {
+		b = h1.AppendFraming(b, h1.Length, length)
+	}
+	if body != "" {
+		b = h1.AppendField(b, "content-type", "text/plain")
+	}
+	for _, f := range x.extra {
+		b = h1.AppendField(b, f.Name, f.Value)
+	}
+	b = h1.AppendField(b, "date", httpDate(time.Now()))
+	b = h1.AppendField(b, "server", x.serverName())
+	if !x.keepAlive {
+		b = h1.AppendField(b, "connection", "close")
+	}
+	b = h1.AppendEnd(b)
+	if x.method != "HEAD" {
+		b = append(b, body...)
+		x.rec.BytesSent += length
+	}
+	x.c.out = b
+	if x.c.write(b) != nil {
+		x.rec.Flags |= telemetry.DownstreamTermination
+		x.keepAlive = false
+	}
+}
+
+func (x *exchange) serverName() string {
+	if x.chain != nil && x.chain.HTTP.ServerName != "" {
+		return x.chain.HTTP.ServerName
+	}
+	return "istio-envoy"
+}
+
+// drainBody reads over what is left of a request's body if that is little and
+// already here; otherwise the connection cannot be used again.
+func (x *exchange) drainBody() bool {
+	for !x.c.reader.Complete() {
+		if !x.c.reader.AllBuffered() {
+			return false
+		}
+		if _, _, err := x.c.reader.Next(); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// refuseProtocol answers bytes that are not a request. The connection ends:
+// where the next request would begin is anybody's guess.
+func (x *exchange) refuseProtocol(e *h1.Error) {
+	x.rt, x.chain = x.c.rt, x.c.chain
+	defer x.record()
+	x.c.p.stats.protocolErrors.Add(1)
+	x.keepAlive = false
+	x.rec.Flags |= telemetry.DownstreamProtocolError
+	x.rec.Details = e.Detail
+	x.answer(e.Status, "")
+}
+
+// deny answers what authorization refused.
+func (x *exchange) deny(d *authz.Decision) {
+	if v := d.External; v != nil {
+		x.rec.Flags |= telemetry.ExternalDenied
+		x.rec.Details = "ext_authz_denied"
+		status := v.Status
+		if v.Err != nil {
+			x.rec.Details = "ext_authz_error"
+			x.c.p.log.Warn("external authorization failed", "provider", d.Provider, "policy", d.Policy, "err", v.Err)
+		} else {
+			x.extra = append(x.extra, v.Headers...)
+		}
+		if status == 0 {
+			status = 403
+		}
+		x.answer(status, v.Body)
+		return
+	}
+	x.rec.Details = d.Details()
+	x.answer(403, "RBAC: access denied")
+}
+
+// direct answers a directResponse route.
+func (x *exchange) direct() {
+	d := x.route.Direct
+	x.rec.Details = "direct_response"
+	if x.route.VirtualHost != nil && x.route.VirtualHost.Name == "block_all" {
+		x.rec.Details = blackHole.details
+	}
+	for _, f := range x.route.Response.Set {
+		x.extra = append(x.extra, f)
+	}
+	x.extra = append(x.extra, x.route.Response.Add...)
+	x.answer(d.Status, d.Body)
+}
+
+// redirect answers a redirect route.
+func (x *exchange) redirect() {
+	r := x.route.Redirect
+	scheme, host, path := x.scheme, x.req.Host, x.path
+	if proto := x.req.Fields.First("x-forwarded-proto"); proto != "" {
+		scheme = proto
+	}
+	if r.HTTPS {
+		scheme = "https"
+	}
+	if r.Scheme != "" {
+		scheme = r.Scheme
+	}
+	if r.Host != "" {
+		host = r.Host
+	} else if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') && (r.HTTPS || r.Scheme != "" || r.Port != 0) {
+		host = host[:i] // a port that belonged to the other scheme
+	}
+	if r.Port != 0 && !(scheme == "http" && r.Port == 80) && !(scheme == "https" && r.Port == 443) {
+		host += ":" + itoa(int(r.Port))
+	}
+	query := x.query
+	switch {
+	case r.Path != "":
+		path = r.Path
+		if strings.IndexByte(path, '?') >= 0 {
+			query = ""
+		}
+	case r.Prefix != "":
+		path = x.route.RedirectPath(path)
+	}
+	code := r.Code
+	if code == 0 {
+		code = 301
+	}
+	x.rec.Details = "direct_response"
+	x.extra = append(x.extra, ir.Header{Name: "location", Value: scheme + "://" + host + path + query})
+	x.answer(code, "")
+}

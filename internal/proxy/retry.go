@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+)
+
+const defaultBackoff = 25 * time.Millisecond
+
+// mayRetry decides whether another try follows, and if so takes its slot in
+// the retry breaker. A request whose body is not here to be repeated is only
+// retried if nothing of it was sent.
+func (x *exchange) mayRetry(f *ir.Forward, fail *failure) bool {
+	r := f.Retry
+	if r == nil || r.Attempts == 0 || !x.wantsRetry(r, fail) {
+		return false
+	}
+	if !x.bodyDone && (fail == nil || fail.kind != failConnect) {
+		return false
+	}
+	if x.attempt > int(r.Attempts) {
+		x.rec.Flags |= telemetry.UpstreamRetryLimit
+		return false
+	}
+	if !x.cluster.BeginRetry() {
+		x.rec.Flags |= telemetry.UpstreamOverflow
+		return false
+	}
+	return true
+}
+
+// wantsRetry compares how a try ended with Envoy's retry conditions.
+func (x *exchange) wantsRetry(r *ir.RetryPolicy, fail *failure) bool {
+	for _, on := range r.On {
+		if fail != nil {
+			if fail.kind == failFinal {
+				return false
+			}
+			switch on {
+			case "5xx", "gateway-error", "reset": // Envoy counts a lost connection as a 5xx
+				return true
+			case "connect-failure", "reset-before-request", "refused-stream":
+				if fail.kind == failConnect {
+					return true
+				}
+			}
+			continue
+		}
+		status := x.res.Status
+		switch on {
+		case "5xx":
+			if status >= 500 {
+				return true
+			}
+		case "gateway-error":
+			if status >= 502 && status <= 504 {
+				return true
+			}
+		case "retriable-4xx":
+			if status == 409 {
+				return true
+			}
+		case "retriable-status-codes":
+			if slices.Contains(r.Codes, status) {
+				return true
+			}
+		case "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable":
+			if x.grpcStatusIs(on) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+var grpcCodes = map[string]string{
+	"cancelled": "1", "deadline-exceeded": "4", "internal": "13", "resource-exhausted": "8", "unavailable": "14",
+}
+
+// grpcStatusIs looks at a grpc-status in the response's head (a trailers-only
+// response), the only one that can be retried.
+func (x *exchange) grpcStatusIs(condition string) bool {
+	v, ok := x.res.Fields.Get("grpc-status")
+	return ok && v == grpcCodes[condition]
+}
+
+// retryAfterPause gives back the failed try's connection and waits out the
+// backoff; false when the exchange's deadline comes first.
+func (x *exchange) retryAfterPause(f *ir.Forward) bool {
+	defer x.cluster.EndRetry()
+	x.discardResponse()
+	base := f.Retry.Backoff.D()
+	if base == 0 {
+		base = defaultBackoff
+	}
+	ceiling := f.Retry.MaxBackoff.D()
+	if ceiling == 0 {
+		ceiling = 10 * base
+	}
+	// Fully jittered exponential backoff: rand(0, base × (2^n − 1)), capped.
+	span := min(base*time.Duration(1<<min(x.attempt, 16)-1), ceiling)
+	pause := time.Duration(rand.Int64N(int64(span)) + 1)
+	if !x.deadline.IsZero() && time.Now().Add(pause).After(x.deadline) {
+		pause = time.Until(x.deadline)
+	}
+	if pause > 0 {
+		timer := time.NewTimer(pause)
+		<-timer.C
+	}
+	return true
+}
+
+// discardResponse drops a response that will be retried. Its connection stays
+// usable if the rest of the body is here already.
+func (x *exchange) discardResponse() {
+	if x.up == nil {
+		return
+	}
+	r := x.up.Reader
+	for !r.Complete() && r.AllBuffered() {
+		if _, _, err := r.Next(); err != nil {
+			break
+		}
+	}
+	if r.Complete() && x.res.KeepAlive && x.pump == nil {
+		x.up.Release(time.Now())
+		x.up = nil
+		return
+	}
+	x.closeUpstream()
+}

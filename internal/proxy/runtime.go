@@ -1,0 +1,313 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+	"github.com/tulle-mesh/tulle/internal/upstream"
+)
+
+// runtime is a snapshot compiled for serving. Immutable once stored.
+type runtime struct {
+	version   string
+	snapshot  *ir.Snapshot
+	node      ir.Node
+	principal string          // our SPIFFE ID
+	self      *telemetry.Peer // ourselves, in metrics
+	metadata  string          // ourselves, as we introduce us to another sidecar
+
+	bound     map[netip.AddrPort]*listener // with a socket
+	byName    map[string]*listener
+	byDst     map[netip.AddrPort]*listener // without a socket: handed over by original destination
+	byDstPort map[uint16]*listener         // the same on the wildcard address
+
+	clusters map[string]*upstream.Cluster
+	prepared *upstream.Prepared
+	used     map[string]bool // providers, by key
+}
+
+// listener with its chains compiled.
+type listener struct {
+	*ir.Listener
+	chains []*chain
+	def    *chain
+}
+
+// chain is a filter chain compiled: everything a connection needs.
+type chain struct {
+	*ir.FilterChain
+	listener *listener
+	outbound bool
+	gateway  bool
+	tls      *tls.Config
+	authz    *authz.Engine
+	asks     map[*ir.ExtAuthz]authz.Provider
+	routes   *route.Table // nil: the table has not arrived, everything answers NR
+	upgrades []string
+	log      *telemetry.Logger
+	format   *telemetry.Format
+	service  *telemetry.Service // inbound: who we are; outbound: nil, the cluster tells
+}
+
+// build compiles a snapshot; it changes nothing that is in use.
+func (p *Proxy) build(s *ir.Snapshot) (*runtime, error) {
+	rt := &runtime{
+		version: s.Version, snapshot: s, node: s.Node, principal: s.Node.Principal(), self: selfPeer(s.Node),
+		bound: map[netip.AddrPort]*listener{}, byName: map[string]*listener{},
+		byDst: map[netip.AddrPort]*listener{}, byDstPort: map[uint16]*listener{}, used: map[string]bool{},
+	}
+	rt.metadata = introduce(rt.self)
+	var err error
+	if rt.prepared, err = p.upstream.Prepare(s.Clusters, s.Endpoints); err != nil {
+		return nil, err
+	}
+	tables := make(map[string]*route.Table, len(s.Routes))
+	for _, t := range s.Routes {
+		if tables[t.Name], err = route.New(t); err != nil {
+			return nil, fmt.Errorf("route table %s: %w", t.Name, err)
+		}
+	}
+	for _, l := range s.Listeners {
+		if err := p.addListener(rt, l, tables); err != nil {
+			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+		}
+	}
+	return rt, nil
+}
+
+func (p *Proxy) addListener(rt *runtime, l *ir.Listener, tables map[string]*route.Table) error {
+	out := &listener{Listener: l}
+	for _, fc := range l.Chains {
+		c, err := p.buildChain(rt, out, fc, tables)
+		if err != nil {
+			return fmt.Errorf("filter chain %s: %w", fc.Name, err)
+		}
+		out.chains = append(out.chains, c)
+	}
+	if l.Default != nil {
+		c, err := p.buildChain(rt, out, l.Default, tables)
+		if err != nil {
+			return fmt.Errorf("default filter chain: %w", err)
+		}
+		out.def = c
+	}
+	if rt.byName[l.Name] != nil {
+		return errors.New("the name is used twice")
+	}
+	rt.byName[l.Name] = out
+	switch {
+	case l.Bind && rt.bound[l.Address] != nil:
+		return fmt.Errorf("address %s is taken by listener %s", l.Address, rt.bound[l.Address].Name)
+	case l.Bind:
+		rt.bound[l.Address] = out
+	case l.Address.Addr().IsUnspecified():
+		rt.byDstPort[l.Address.Port()] = out
+	default:
+		rt.byDst[l.Address] = out
+	}
+	return nil
+}
+
+func (p *Proxy) buildChain(rt *runtime, l *listener, fc *ir.FilterChain, tables map[string]*route.Table) (*chain, error) {
+	c := &chain{FilterChain: fc, listener: l, outbound: l.Direction == ir.Outbound, gateway: rt.node.Type == ir.Router}
+	if (fc.HTTP == nil) == (fc.TCP == nil) {
+		return nil, errors.New("exactly one of http and tcp must be set")
+	}
+	var err error
+	if fc.TLS != nil {
+		if p.opts.TLS == nil {
+			return nil, errors.New("TLS is configured, but this proxy has no certificates")
+		}
+		if c.tls, err = p.opts.TLS.ServerTLS(fc.TLS, rt.secret); err != nil {
+			return nil, err
+		}
+	}
+	if c.authz, err = authz.New(fc.Filters); err != nil {
+		return nil, err
+	}
+	if err := p.bindProviders(rt, c); err != nil {
+		return nil, err
+	}
+	logTo := (*ir.AccessLog)(nil)
+	if fc.HTTP != nil {
+		c.routes, logTo, c.upgrades = tables[fc.HTTP.RouteTable], fc.HTTP.AccessLog, fc.HTTP.Upgrades
+	} else {
+		logTo = fc.TCP.AccessLog
+		if len(fc.TCP.Clusters) == 0 {
+			return nil, errors.New("tcp: no cluster")
+		}
+	}
+	if logTo != nil {
+		if err := p.openLog(c, logTo); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (p *Proxy) openLog(c *chain, a *ir.AccessLog) (err error) {
+	if a.JSON {
+		fields := a.Fields
+		if len(fields) == 0 {
+			fields = telemetry.DefaultJSON()
+		}
+		c.format, err = telemetry.ParseJSON(fields)
+	} else {
+		c.format, err = telemetry.ParseFormat(a.Format)
+	}
+	if err != nil {
+		return err
+	}
+	if p.logs[a.Path] == nil {
+		if p.logs[a.Path], err = p.opts.OpenLog(a.Path); err != nil {
+			return err
+		}
+	}
+	c.log = p.logs[a.Path]
+	return nil
+}
+
+// bindProviders finds or makes the clients of the chain's external authorizers.
+func (p *Proxy) bindProviders(rt *runtime, c *chain) error {
+	for _, f := range c.Filters {
+		e := f.ExtAuthz
+		if e == nil || e.Broken != "" {
+			continue
+		}
+		if p.opts.Authorizer == nil {
+			return fmt.Errorf("provider %s: this proxy has no external authorizers", e.Provider)
+		}
+		bare := *e
+		bare.Policies = nil // a client is shared by all policies that use it alike
+		key := ir.Hash(bare)
+		if p.providers[key] == nil {
+			cluster := e.Cluster
+			made, err := p.opts.Authorizer(e, func(ctx context.Context) (net.Conn, error) { return p.dialCluster(ctx, cluster) })
+			if err != nil {
+				return fmt.Errorf("provider %s: %w", e.Provider, err)
+			}
+			p.providers[key] = made
+		}
+		if c.asks == nil {
+			c.asks = map[*ir.ExtAuthz]authz.Provider{}
+		}
+		c.asks[e] = p.providers[key]
+		rt.used[key] = true
+	}
+	return nil
+}
+
+// dropProviders closes the clients that next does not use; nil drops all.
+func (p *Proxy) dropProviders(next *runtime) {
+	for key, provider := range p.providers {
+		if next != nil && next.used[key] {
+			continue
+		}
+		if c, ok := provider.(io.Closer); ok {
+			c.Close()
+		}
+		delete(p.providers, key)
+	}
+}
+
+// dialCluster connects to a healthy endpoint of a cluster, with its TLS.
+func (p *Proxy) dialCluster(ctx context.Context, name string) (net.Conn, error) {
+	rt := p.runtime.Load()
+	if rt == nil || rt.clusters[name] == nil {
+		return nil, fmt.Errorf("no cluster %s", name)
+	}
+	c := rt.clusters[name]
+	h := c.Pick(netip.AddrPort{}, nil, 0)
+	if h == nil {
+		return nil, fmt.Errorf("cluster %s has no healthy endpoint", name)
+	}
+	deadline, _ := ctx.Deadline()
+	return c.Dial(h, deadline)
+}
+
+func (rt *runtime) secret(name string) *ir.Secret {
+	for _, s := range rt.snapshot.Secrets {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// chainOf finds the chain of the same listener and name in another runtime.
+func (rt *runtime) chainOf(old *chain) *chain {
+	l := rt.byName[old.listener.Name]
+	if l == nil {
+		return nil
+	}
+	if old.listener.def == old {
+		return l.def
+	}
+	for _, c := range l.chains {
+		if c.Name == old.Name && slices.Equal(c.Match.ALPN, old.Match.ALPN) && c.Match.Port == old.Match.Port &&
+			c.Match.Transport == old.Match.Transport && (c.TLS == nil) == (old.TLS == nil) && (c.HTTP == nil) == (old.HTTP == nil) {
+			return c
+		}
+	}
+	return nil
+}
+
+func selfPeer(n ir.Node) *telemetry.Peer {
+	first := func(keys ...string) string {
+		for _, k := range keys {
+			if v := n.Labels[k]; v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	workload := n.WorkloadName
+	if workload == "" {
+		workload = n.Name
+	}
+	return &telemetry.Peer{
+		Workload: workload, Namespace: n.Namespace, Principal: n.Principal(), Cluster: n.ClusterID,
+		App: first("app"), Version: first("version"),
+		CanonicalService:  firstOr(first("service.istio.io/canonical-name", "app.kubernetes.io/name", "app"), workload),
+		CanonicalRevision: firstOr(first("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"), "latest"),
+	}
+}
+
+func firstOr(v, fallback string) string {
+	if v == "" {
+		return fallback
+	}
+	return v
+}
+
+// peerHeader carries what the standard metrics say of the caller, once per
+// mutual TLS connection between two sidecars; it is never forwarded.
+const peerHeader = "x-tulle-peer"
+
+func introduce(p *telemetry.Peer) string {
+	clean := func(s string) string { return strings.ReplaceAll(s, ";", "") }
+	return strings.Join([]string{clean(p.Workload), clean(p.Namespace), clean(p.App), clean(p.Version),
+		clean(p.CanonicalService), clean(p.CanonicalRevision), clean(p.Cluster)}, ";")
+}
+
+// introduced reads what introduce wrote; the principal is what TLS proved, and
+// a namespace that disagrees with it makes the whole introduction worthless.
+func introduced(s, principal, namespace string) *telemetry.Peer {
+	parts := strings.SplitN(strings.Clone(s), ";", 8)
+	if len(parts) != 7 || parts[1] != namespace {
+		return nil
+	}
+	return &telemetry.Peer{Principal: principal, Workload: parts[0], Namespace: parts[1], App: parts[2], Version: parts[3],
+		CanonicalService: parts[4], CanonicalRevision: parts[5], Cluster: parts[6]}
+}

@@ -1,0 +1,136 @@
+package route
+
+import (
+	"errors"
+	"strings"
+)
+
+var errPath = errors.New("path escapes its root or holds a malformed escape")
+
+// NormalizePath applies MeshConfig.pathNormalization, so that routing,
+// authorization and the upstream see one path. mode is "" or BASE (RFC 3986
+// dot segments, backslash as slash, escapes of unreserved characters decoded), NONE,
+// MERGE_SLASHES, DECODE_AND_MERGE_SLASHES (also %2F and %5C). A path that is
+// normal already is returned as it is, without allocating.
+func NormalizePath(mode, path string) (string, error) {
+	if mode == "NONE" || path == "*" || clean(mode, path) {
+		return path, nil
+	}
+	s := path
+	if mode == "DECODE_AND_MERGE_SLASHES" {
+		s = decodeSlashes(s)
+	}
+	s, err := decodeUnreserved(s)
+	if err != nil {
+		return "", err
+	}
+	s = strings.ReplaceAll(s, `\`, "/")
+	if mode == "MERGE_SLASHES" || mode == "DECODE_AND_MERGE_SLASHES" {
+		s = mergeSlashes(s)
+	}
+	return removeDots(s)
+}
+
+// clean reports that nothing would change.
+func clean(mode, path string) bool {
+	merge := mode == "MERGE_SLASHES" || mode == "DECODE_AND_MERGE_SLASHES"
+	for i := 0; i < len(path); i++ {
+		switch path[i] {
+		case '%', '\\':
+			return false
+		case '.':
+			if i > 0 && path[i-1] == '/' {
+				return false
+			}
+		case '/':
+			if merge && i > 0 && path[i-1] == '/' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func mergeSlashes(s string) string {
+	for strings.Contains(s, "//") {
+		s = strings.ReplaceAll(s, "//", "/")
+	}
+	return s
+}
+
+func decodeSlashes(s string) string {
+	return strings.NewReplacer("%2F", "/", "%2f", "/", "%5C", "/", "%5c", "/").Replace(s)
+}
+
+// decodeUnreserved decodes escapes of unreserved characters, which never need
+// one (RFC 3986 section 6.2.2.2), and refuses malformed ones.
+func decodeUnreserved(s string) (string, error) {
+	if strings.IndexByte(s, '%') < 0 {
+		return s, nil
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			b = append(b, s[i])
+			continue
+		}
+		if i+2 >= len(s) {
+			return "", errPath
+		}
+		hi, lo := unhex(s[i+1]), unhex(s[i+2])
+		if hi < 0 || lo < 0 {
+			return "", errPath
+		}
+		c := byte(hi<<4 | lo)
+		switch {
+		case c == 0:
+			return "", errPath
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_', c == '~':
+			b = append(b, c)
+		default:
+			const hex = "0123456789ABCDEF"
+			b = append(b, '%', hex[hi], hex[lo])
+		}
+		i += 2
+	}
+	return string(b), nil
+}
+
+func unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// removeDots resolves "." and ".." segments; a path that climbs above its
+// root is refused.
+func removeDots(s string) (string, error) {
+	segments := strings.Split(s, "/")
+	out := segments[:1]
+	for i, seg := range segments[1:] {
+		last := i == len(segments)-2
+		switch seg {
+		case ".":
+			if last {
+				out = append(out, "")
+			}
+		case "..":
+			if len(out) <= 1 {
+				return "", errPath
+			}
+			out = out[:len(out)-1]
+			if last {
+				out = append(out, "")
+			}
+		default:
+			out = append(out, seg)
+		}
+	}
+	return strings.Join(out, "/"), nil
+}

@@ -1,0 +1,56 @@
+package route
+
+import (
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+)
+
+// RewritePath applies the route's rewrite to a path without query. With a
+// prefix match the prefix is replaced; with any other match the whole path is
+// (VirtualService rewrite.uri). A rewrite ending in "/" in front of a rest that
+// begins with one does not double it.
+func (c *Route) RewritePath(path string) string {
+	f := c.Forward
+	switch {
+	case c.rewrite != nil:
+		return c.rewrite.ReplaceAllString(path, c.substitute)
+	case f.PrefixRewrite == "":
+		return path
+	}
+	return c.replacePrefix(path, f.PrefixRewrite)
+}
+
+// RedirectPath is RewritePath for Redirect.Prefix.
+func (c *Route) RedirectPath(path string) string { return c.replacePrefix(path, c.Redirect.Prefix) }
+
+func (c *Route) replacePrefix(path, with string) string {
+	if c.path == nil || c.path.Kind != ir.Prefix {
+		return with
+	}
+	rest := path[min(len(c.path.Value), len(path)):]
+	if strings.HasSuffix(with, "/") {
+		rest = strings.TrimPrefix(rest, "/")
+	}
+	return with + rest
+}
+
+// goTemplate turns RE2's \1 into regexp's ${1}.
+func goTemplate(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && i+1 < len(s) && '0' <= s[i+1] && s[i+1] <= '9':
+			b.WriteString("${" + s[i+1:i+2] + "}")
+			i++
+		case s[i] == '\\' && i+1 < len(s):
+			b.WriteByte(s[i+1])
+			i++
+		case s[i] == '$':
+			b.WriteString("$$")
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}

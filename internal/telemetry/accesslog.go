@@ -1,0 +1,263 @@
+package telemetry
+
+import (
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DefaultFormat is Istio's default text format.
+const DefaultFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%` + "\n"
+
+// Format is a compiled access-log format. Safe for concurrent use.
+type Format struct{ parts []appender }
+
+type appender func(b []byte, r *Record) []byte
+
+// ParseFormat compiles an Envoy format string; "" is DefaultFormat. An
+// operator that is not known is an error naming it.
+func ParseFormat(format string) (*Format, error) {
+	if format == "" {
+		format = DefaultFormat
+	}
+	f := &Format{}
+	for format != "" {
+		i := strings.IndexByte(format, '%')
+		if i < 0 {
+			f.literal(format)
+			break
+		}
+		f.literal(format[:i])
+		format = format[i+1:]
+		if strings.HasPrefix(format, "%") {
+			f.literal("%")
+			format = format[1:]
+			continue
+		}
+		// An argument in parentheses may hold a "%": START_TIME(%Y-%m-%d).
+		end := strings.IndexByte(format, '%')
+		if open := strings.IndexByte(format, '('); open >= 0 && open < end {
+			shut := strings.IndexByte(format, ')')
+			if shut < 0 {
+				return nil, fmt.Errorf("access log format: %q has no closing parenthesis", format)
+			}
+			end = strings.IndexByte(format[shut:], '%')
+			if end >= 0 {
+				end += shut
+			}
+		}
+		if end < 0 {
+			return nil, fmt.Errorf("access log format: %q has no closing %%", "%"+format)
+		}
+		part, err := operator(format[:end])
+		if err != nil {
+			return nil, err
+		}
+		f.parts = append(f.parts, part)
+		format = format[end+1:]
+	}
+	return f, nil
+}
+
+// ParseJSON compiles a JSON format: one object per line, keys sorted.
+func ParseJSON(fields map[string]string) (*Format, error) {
+	keys := make([]string, 0, len(fields))
+	for k := range fields {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	f := &Format{}
+	f.literal("{")
+	for i, k := range keys {
+		inner, err := ParseFormat(fields[k])
+		if err != nil {
+			return nil, fmt.Errorf("field %q: %w", k, err)
+		}
+		name, _ := json.Marshal(k)
+		sep := ""
+		if i > 0 {
+			sep = ","
+		}
+		f.literal(sep + string(name) + ":")
+		f.parts = append(f.parts, func(b []byte, r *Record) []byte {
+			return strconv.AppendQuote(b, string(inner.Append(nil, r)))
+		})
+	}
+	f.literal("}\n")
+	return f, nil
+}
+
+// DefaultJSON is Istio's default set of JSON fields.
+func DefaultJSON() map[string]string {
+	return map[string]string{
+		"start_time": "%START_TIME%", "method": "%REQ(:METHOD)%", "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+		"protocol": "%PROTOCOL%", "response_code": "%RESPONSE_CODE%", "response_flags": "%RESPONSE_FLAGS%",
+		"response_code_details": "%RESPONSE_CODE_DETAILS%", "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
+		"upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%", "bytes_received": "%BYTES_RECEIVED%",
+		"bytes_sent": "%BYTES_SENT%", "duration": "%DURATION%", "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+		"x_forwarded_for": "%REQ(X-FORWARDED-FOR)%", "user_agent": "%REQ(USER-AGENT)%", "request_id": "%REQ(X-REQUEST-ID)%",
+		"authority": "%REQ(:AUTHORITY)%", "upstream_host": "%UPSTREAM_HOST%", "upstream_cluster": "%UPSTREAM_CLUSTER%",
+		"upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%", "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
+		"downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%", "requested_server_name": "%REQUESTED_SERVER_NAME%",
+		"route_name": "%ROUTE_NAME%",
+	}
+}
+
+// Append formats one record.
+func (f *Format) Append(b []byte, r *Record) []byte {
+	for _, p := range f.parts {
+		b = p(b, r)
+	}
+	return b
+}
+
+func (f *Format) literal(s string) {
+	if s != "" {
+		f.parts = append(f.parts, func(b []byte, _ *Record) []byte { return append(b, s...) })
+	}
+}
+
+// text appends s, or "-" when it is empty. Bytes that could forge a line or
+// close a quotation are escaped: what a peer sent must not write the log.
+func text(b []byte, s string) []byte {
+	if s == "" {
+		return append(b, '-')
+	}
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < 0x20 || c == 0x7f:
+			const hex = "0123456789abcdef"
+			b = append(b, '\\', 'x', hex[c>>4], hex[c&15])
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}
+
+func str(get func(*Record) string) appender {
+	return func(b []byte, r *Record) []byte { return text(b, get(r)) }
+}
+
+func num(get func(*Record) int64) appender {
+	return func(b []byte, r *Record) []byte { return strconv.AppendInt(b, get(r), 10) }
+}
+
+// operators without argument.
+var operators = map[string]appender{
+	"PROTOCOL":                          str(func(r *Record) string { return r.Protocol }),
+	"RESPONSE_CODE":                     num(func(r *Record) int64 { return int64(r.Status) }),
+	"RESPONSE_FLAGS":                    str(func(r *Record) string { return r.Flags.String() }),
+	"RESPONSE_CODE_DETAILS":             str(func(r *Record) string { return r.Details }),
+	"CONNECTION_TERMINATION_DETAILS":    str(func(r *Record) string { return r.Termination }),
+	"UPSTREAM_TRANSPORT_FAILURE_REASON": str(func(r *Record) string { return r.Failure }),
+	"BYTES_RECEIVED":                    num(func(r *Record) int64 { return r.BytesReceived }),
+	"BYTES_SENT":                        num(func(r *Record) int64 { return r.BytesSent }),
+	"DURATION":                          num(func(r *Record) int64 { return r.Duration.Milliseconds() }),
+	"UPSTREAM_HOST":                     str(func(r *Record) string { return r.UpstreamHost }),
+	"UPSTREAM_CLUSTER":                  str(func(r *Record) string { return r.Cluster }),
+	"UPSTREAM_CLUSTER_RAW":              str(func(r *Record) string { return r.Cluster }),
+	"UPSTREAM_LOCAL_ADDRESS":            str(func(r *Record) string { return r.UpstreamLocal }),
+	"UPSTREAM_REQUEST_ATTEMPT_COUNT":    num(func(r *Record) int64 { return int64(r.Attempts) }),
+	"DOWNSTREAM_LOCAL_ADDRESS":          str(func(r *Record) string { return r.DownstreamLocal }),
+	"DOWNSTREAM_REMOTE_ADDRESS":         str(func(r *Record) string { return r.DownstreamRemote }),
+	"DOWNSTREAM_PEER_URI_SAN":           str(func(r *Record) string { return r.PeerPrincipal }),
+	"DOWNSTREAM_LOCAL_URI_SAN":          str(func(r *Record) string { return r.LocalPrincipal }),
+	"DOWNSTREAM_TLS_VERSION":            str(func(r *Record) string { return r.TLSVersion }),
+	"DOWNSTREAM_TLS_CIPHER":             str(func(r *Record) string { return r.TLSCipher }),
+	"REQUESTED_SERVER_NAME":             str(func(r *Record) string { return r.SNI }),
+	"ROUTE_NAME":                        str(func(r *Record) string { return r.Route }),
+	"GRPC_STATUS_NUMBER":                str(func(r *Record) string { return r.GRPCStatus }),
+	"STREAM_ID":                         str(func(r *Record) string { return r.RequestID }),
+	"TULLE_VERSION":                     str(func(r *Record) string { return r.Version }),
+	"START_TIME":                        func(b []byte, r *Record) []byte { return appendTime(b, r.Start) },
+}
+
+// appendTime writes 2026-01-02T15:04:05.678Z, Envoy's default.
+func appendTime(b []byte, t time.Time) []byte {
+	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+}
+
+// operator compiles NAME, NAME(ARG) or NAME(ARG):MAX.
+func operator(op string) (appender, error) {
+	if a, ok := operators[op]; ok {
+		return a, nil
+	}
+	name, rest, ok := strings.Cut(op, "(")
+	if !ok {
+		return nil, fmt.Errorf("access log format: operator %%%s%% is not supported", op)
+	}
+	arg, tail, _ := strings.Cut(rest, ")")
+	limit := -1
+	if tail != "" {
+		n, err := strconv.Atoi(strings.TrimPrefix(tail, ":"))
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("access log format: %%%s%%: %q is not a length", op, tail)
+		}
+		limit = n
+	}
+	get, err := lookup(name, arg)
+	if err != nil {
+		return nil, fmt.Errorf("access log format: %%%s%%: %w", op, err)
+	}
+	return func(b []byte, r *Record) []byte {
+		s := get(r)
+		if limit >= 0 && len(s) > limit {
+			s = s[:limit]
+		}
+		return text(b, s)
+	}, nil
+}
+
+func lookup(name, arg string) (func(*Record) string, error) {
+	first, second, _ := strings.Cut(strings.ToLower(arg), "?")
+	switch name {
+	case "REQ":
+		return func(r *Record) string {
+			if v := requestField(r, first); v != "" || second == "" {
+				return v
+			}
+			return requestField(r, second)
+		}, nil
+	case "RESP":
+		return func(r *Record) string {
+			if v := responseField(r, first); v != "" || second == "" {
+				return v
+			}
+			return responseField(r, second)
+		}, nil
+	}
+	return nil, fmt.Errorf("operator %s(…) is not supported", name)
+}
+
+func requestField(r *Record, name string) string {
+	switch name {
+	case ":method":
+		return r.Method
+	case ":path":
+		return r.Path
+	case ":authority":
+		return r.Authority
+	}
+	if r.Request == nil {
+		return ""
+	}
+	v, _ := r.Request.Get(name)
+	return v
+}
+
+func responseField(r *Record, name string) string {
+	if name == "x-envoy-upstream-service-time" && r.HasUpstreamTime {
+		return strconv.FormatInt(r.UpstreamTime.Milliseconds(), 10) // small integers do not allocate
+	}
+	if r.Response == nil {
+		return ""
+	}
+	v, _ := r.Response.Get(name)
+	return v
+}

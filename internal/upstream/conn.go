@@ -1,0 +1,201 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/h1"
+)
+
+// Conn is one connection to a host, held by one request at a time. Its holder
+// may use every method; nobody else may.
+type Conn struct {
+	net.Conn
+	Host   *Host
+	Reader *h1.Reader
+	Local  string // local address, as the access log prints it
+	Reused bool   // it has carried a request before
+
+	raw       syscall.RawConn
+	peek      func(fd uintptr) bool // allocated once
+	alive     bool
+	closed    bool
+	created   time.Time
+	idleSince time.Time
+	carried   uint32
+	deadline  time.Time // set on the socket; zero for none
+}
+
+// HandshakeError is a failed TLS handshake with a host that did accept the
+// connection.
+type HandshakeError struct{ Err error }
+
+func (e *HandshakeError) Error() string { return "TLS handshake: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *HandshakeError) Unwrap() error { return e.Err }
+
+// connect dials and, where the host wants it, does the TLS handshake.
+func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
+	conf := c.conf.Load()
+	d := net.Dialer{KeepAlive: -1, Control: c.control(conf)}
+	if conf.BindSource.IsValid() {
+		d.LocalAddr = &net.TCPAddr{IP: conf.BindSource.AsSlice()}
+	}
+	raw, err := d.DialContext(ctx, "tcp", h.Address)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	conn := &Conn{Conn: raw, Host: h, Local: raw.LocalAddr().String(), created: time.Now()}
+	if sc, ok := raw.(syscall.Conn); ok {
+		if conn.raw, err = sc.SyscallConn(); err != nil {
+			raw.Close()
+			return nil, err
+		}
+	}
+	tlsConf := conf.tls
+	if tlsConf == nil && h.endpoint.Load().TLS {
+		tlsConf = conf.autoTLS
+	}
+	if tlsConf != nil {
+		tc := tls.Client(raw, tlsConf)
+		if err := tc.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, &HandshakeError{err}
+		}
+		conn.Conn = tc
+	}
+	conn.Reader = h1.NewReader(conn.Conn)
+	conn.peek = conn.peekFD
+	return conn, nil
+}
+
+// control sets socket options before connecting.
+func (c *Cluster) control(conf *config) func(network, address string, rc syscall.RawConn) error {
+	return func(_, _ string, rc syscall.RawConn) error {
+		var err error
+		ctl := rc.Control(func(fd uintptr) {
+			if c.mark != 0 {
+				if err = setMark(int(fd), c.mark); err != nil {
+					return
+				}
+			}
+			if k := conf.TCPKeepalive; k != nil {
+				err = setKeepalive(int(fd), k)
+			}
+		})
+		if ctl != nil {
+			return ctl
+		}
+		return err
+	}
+}
+
+// dead asks the kernel whether the peer has closed, or sent something nobody
+// asked for; either way the connection cannot carry a request.
+func (c *Conn) dead() bool {
+	if c.Reader.Buffered() > 0 {
+		return true
+	}
+	if c.raw == nil {
+		return false
+	}
+	c.alive = false
+	if err := c.raw.Read(c.peek); err != nil {
+		return true
+	}
+	return !c.alive
+}
+
+// TLS returns the connection's TLS state, nil on plaintext.
+func (c *Conn) TLS() *tls.ConnectionState {
+	if tc, ok := c.Conn.(*tls.Conn); ok {
+		s := tc.ConnectionState()
+		return &s
+	}
+	return nil
+}
+
+// SetReadBy arms the read deadline if it is not close enough already. Timers
+// cost more than the check, so a deadline less than slack away from what is
+// asked for stays.
+func (c *Conn) SetReadBy(t time.Time, slack time.Duration) error {
+	if d := t.Sub(c.deadline); !c.deadline.IsZero() && d <= slack && d >= 0 {
+		return nil
+	}
+	c.deadline = t
+	return c.Conn.SetReadDeadline(t)
+}
+
+// ClearReadBy forgets the armed deadline, after it has fired.
+func (c *Conn) ClearReadBy() { c.deadline = time.Time{} }
+
+// Interrupt makes a Read that waits on the connection return now. Unlike the
+// other methods it may be called while another goroutine reads.
+func (c *Conn) Interrupt() { c.Conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// Secure reports whether the connection is encrypted.
+func (c *Conn) Secure() bool {
+	_, ok := c.Conn.(*tls.Conn)
+	return ok
+}
+
+// Release gives the connection back after a complete exchange.
+func (c *Conn) Release(now time.Time) {
+	cl := c.Host.cluster
+	conf := cl.conf.Load()
+	c.carried++
+	if limit := conf.HTTP.MaxRequestsPerConn; limit > 0 && c.carried >= limit ||
+		conf.HTTP.MaxConnectionDuration > 0 && now.Sub(c.created) >= conf.HTTP.MaxConnectionDuration.D() ||
+		c.Host.removed.Load() || c.Reader.Buffered() > 0 {
+		c.Close()
+		return
+	}
+	cl.mu.Lock()
+	closed := cl.closed
+	cl.mu.Unlock()
+	if closed {
+		c.Close()
+		return
+	}
+	if cl.wakeOne(c.Host, c) {
+		return
+	}
+	c.Host.pushIdle(c, now)
+	if cl.idle.Load() == 1 {
+		cl.scheduleSweep(cl.idleTimeout())
+	}
+}
+
+// Close closes the connection; it leaves the cluster's count.
+func (c *Conn) Close() error {
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	err := c.Conn.Close()
+	c.Host.cluster.unclaim(c.Host)
+	return err
+}
+
+// First reports whether the connection has not carried a request yet.
+func (c *Conn) First() bool { return c.carried == 0 }
+
+// Begin and End bracket a request on the host, for least-request balancing.
+func (h *Host) Begin() { h.active.Add(1) }
+
+// End is Begin's reverse.
+func (h *Host) End() { h.active.Add(-1) }
+
+// Dial opens a connection outside the pool for protocols other than HTTP/1
+// (TCP proxying, an external authorizer); Close returns its place.
+func (c *Cluster) Dial(h *Host, deadline time.Time) (*Conn, error) {
+	if !c.claim(h) {
+		return nil, ErrOverflow
+	}
+	return c.dial(h, deadline)
+}

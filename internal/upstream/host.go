@@ -1,0 +1,117 @@
+package upstream
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+)
+
+// Host is one endpoint of a cluster with its connections and health.
+type Host struct {
+	Address string
+	cluster *Cluster
+
+	endpoint atomic.Pointer[ir.Endpoint]
+	peer     atomic.Pointer[telemetry.Peer]
+	removed  atomic.Bool
+
+	active      atomic.Int64 // requests in flight, what least-request compares
+	connections atomic.Int64
+
+	mu   sync.Mutex
+	idle []*Conn // last in, first out: the warmest connection is used first
+
+	outlier outlier
+}
+
+func newHost(c *Cluster, e ir.Endpoint) *Host {
+	h := &Host{Address: e.Address, cluster: c}
+	h.update(e)
+	return h
+}
+
+func (h *Host) update(e ir.Endpoint) {
+	if old := h.endpoint.Load(); old != nil && *old == e {
+		return
+	}
+	h.endpoint.Store(&e)
+	w := e.Workload
+	h.peer.Store(&telemetry.Peer{
+		Workload: w.Workload, Namespace: w.Namespace, Principal: w.Principal, App: w.App, Version: w.Version,
+		CanonicalService: w.CanonicalService, CanonicalRevision: w.CanonicalRevision, Cluster: w.ClusterID,
+	})
+}
+
+// Peer names the workload behind the host for metrics.
+func (h *Host) Peer() *telemetry.Peer { return h.peer.Load() }
+
+// Endpoint is the endpoint as configured.
+func (h *Host) Endpoint() ir.Endpoint { return *h.endpoint.Load() }
+
+// Ejected reports whether outlier detection has taken the host out.
+func (h *Host) Ejected() bool { return h.outlier.ejected.Load() }
+
+// Active is the number of requests in flight.
+func (h *Host) Active() int64 { return h.active.Load() }
+
+// usable: reported healthy, not ejected.
+func (h *Host) usable() bool {
+	return h.endpoint.Load().Health == ir.Healthy && !h.outlier.ejected.Load()
+}
+
+// remove closes what is idle; a connection in use ends with its request.
+func (h *Host) remove() {
+	h.removed.Store(true)
+	for _, conn := range h.takeIdle(func(*Conn) bool { return true }) {
+		conn.Close()
+	}
+}
+
+// popIdle takes the most recently used connection.
+func (h *Host) popIdle() *Conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := len(h.idle)
+	if n == 0 {
+		return nil
+	}
+	conn := h.idle[n-1]
+	h.idle[n-1] = nil
+	h.idle = h.idle[:n-1]
+	h.cluster.idle.Add(-1)
+	return conn
+}
+
+// pushIdle keeps a connection for the next request.
+func (h *Host) pushIdle(conn *Conn, now time.Time) {
+	conn.idleSince = now
+	h.mu.Lock()
+	h.idle = append(h.idle, conn)
+	h.cluster.idle.Add(1)
+	h.mu.Unlock()
+	if h.removed.Load() { // removed between the check and the push
+		h.remove()
+	}
+}
+
+// takeIdle removes and returns the idle connections that match.
+func (h *Host) takeIdle(match func(*Conn) bool) []*Conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var taken []*Conn
+	kept := h.idle[:0]
+	for _, conn := range h.idle {
+		if match(conn) {
+			taken = append(taken, conn)
+		} else {
+			kept = append(kept, conn)
+		}
+	}
+	clear(h.idle[len(kept):])
+	h.idle = kept
+	h.cluster.idle.Add(-int64(len(taken)))
+	return taken
+}
