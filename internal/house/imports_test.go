@@ -132,7 +132,7 @@ func TestImportOrder(t *testing.T) {
 		rel := relative(t, path)
 		here := room(filepath.Dir(rel))
 		test := strings.HasSuffix(rel, "_test.go")
-		if here == "test" || here == "house" {
+		if here == "test" || here == "house" || here == "deps" {
 			return
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)

@@ -1,0 +1,375 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	meshv1 "istio.io/api/mesh/v1alpha1"
+	security "istio.io/api/security/v1beta1"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// filters are the authorization steps of the workload's chains, in the order
+// they run (AP1): CUSTOM, DENY, AUDIT, ALLOW. For TCP, attributes of requests
+// drop out as AP10 says.
+func (b *builder) filters(http bool) []ir.Filter {
+	byAction := map[security.AuthorizationPolicy_Action][]*resource.AuthorizationPolicy{}
+	for _, p := range b.set.AuthorizationPolicies {
+		if (p.Namespace == b.node.Namespace || p.Namespace == b.rootNamespace()) && matches(p.Spec.Selector, b.node.Labels) && len(p.Spec.TargetRefs) == 0 && p.Spec.TargetRef == nil {
+			byAction[p.Spec.Action] = append(byAction[p.Spec.Action], p)
+		}
+	}
+	out := b.customFilters(byAction[security.AuthorizationPolicy_CUSTOM], http)
+	out = append(out, b.denied()...)
+	if f := b.rbac(byAction[security.AuthorizationPolicy_DENY], ir.Deny, http); f != nil {
+		out = append(out, f...)
+	}
+	return append(out, b.rbac(byAction[security.AuthorizationPolicy_ALLOW], ir.Allow, http)...)
+}
+
+// denied refuses everything to workloads whose security objects are broken.
+func (b *builder) denied() []ir.Filter {
+	for _, d := range b.set.Denied {
+		if d.Kind != "PeerAuthentication" && (d.Namespace == b.node.Namespace || d.Namespace == b.rootNamespace()) && subset(d.MatchLabels, b.node.Labels) {
+			return []ir.Filter{{RBAC: &ir.RBAC{Action: ir.Deny, Policies: []ir.Policy{{
+				Name: fmt.Sprintf("ns[%s]-policy[%s]-rule[broken]", d.Namespace, d.Name), Permission: &ir.Expr{Op: ir.Any}, Principal: &ir.Expr{Op: ir.Any}, Origin: d.Origin()}}}}}
+		}
+	}
+	return nil
+}
+
+// rbac makes the step of one action; dry-run policies get a step of their own.
+func (b *builder) rbac(list []*resource.AuthorizationPolicy, action ir.Action, http bool) []ir.Filter {
+	live, shadow := &ir.RBAC{Action: action}, &ir.RBAC{Action: action, DryRun: true}
+	any, anyShadow := false, false
+	for _, p := range list {
+		to := live
+		if p.Annotations["istio.io/dry-run"] == "true" {
+			to, anyShadow = shadow, true
+		} else {
+			any = true
+		}
+		to.Policies = append(to.Policies, b.policies(p, action, http)...)
+	}
+	var out []ir.Filter
+	if anyShadow {
+		out = append(out, ir.Filter{RBAC: shadow})
+	}
+	if any && (action == ir.Allow || len(live.Policies) > 0) {
+		out = append(out, ir.Filter{RBAC: live})
+	}
+	return out
+}
+
+// customFilters make one external step per provider. On a workload with
+// several providers Istio denies what the further ones match (T6).
+func (b *builder) customFilters(list []*resource.AuthorizationPolicy, http bool) []ir.Filter {
+	var out []ir.Filter
+	steps := map[string]*ir.ExtAuthz{}
+	for _, p := range list {
+		name := p.Spec.GetProvider().GetName()
+		step := steps[name]
+		if step == nil {
+			step = b.provider(p, name)
+			if len(steps) > 0 && step.Broken == "" {
+				step.Broken = "another CUSTOM policy of this workload uses a different provider"
+				b.report(resource.Error, &p.Meta, "spec.provider.name", step.Broken+"; what this one matches is refused, as in Istio", "use one provider per workload")
+			}
+			steps[name] = step
+			out = append(out, ir.Filter{ExtAuthz: step})
+		}
+		step.Policies = append(step.Policies, b.policies(p, "CUSTOM", http)...)
+	}
+	return slices.DeleteFunc(out, func(f ir.Filter) bool { return len(f.ExtAuthz.Policies) == 0 })
+}
+
+// provider compiles an extension provider; whatever is wrong with it refuses
+// what its policies match.
+func (b *builder) provider(p *resource.AuthorizationPolicy, name string) *ir.ExtAuthz {
+	step := &ir.ExtAuthz{Provider: name}
+	broken := func(reason string) *ir.ExtAuthz {
+		step.Broken = reason
+		b.report(resource.Error, &p.Meta, "spec.provider.name", "provider "+strconv.Quote(name)+": "+reason+"; what the policy matches is refused", "")
+		return step
+	}
+	var provider *meshv1.MeshConfig_ExtensionProvider
+	for _, e := range b.mesh.ExtensionProviders {
+		if e.Name == name {
+			provider = e
+		}
+	}
+	if provider == nil {
+		return broken("MeshConfig.extensionProviders does not define it")
+	}
+	g := provider.GetEnvoyExtAuthzGrpc()
+	if g == nil {
+		return broken("only envoyExtAuthzGrpc is supported yet")
+	}
+	host := g.Service
+	if _, after, ok := strings.Cut(host, "/"); ok {
+		host = after
+	}
+	s := b.byHost[fqdn(host, p.Namespace)]
+	if s == nil || s.port(uint16(g.Port)) == nil {
+		return broken("its service " + g.Service + " with port " + itoa(int(g.Port)) + " does not exist")
+	}
+	step.Cluster = b.addCluster(s, s.port(uint16(g.Port)), "")
+	step.Timeout, step.FailOpen = dur(g.Timeout, 0), g.FailOpen
+	if g.Timeout == nil {
+		b.report(resource.Warning, &b.set.MeshFrom, "data.mesh", "provider "+strconv.Quote(name)+" has no timeout: requests wait up to 600 s for it, Istio's default", "set timeout")
+	}
+	if g.StatusOnError != "" {
+		n, err := strconv.Atoi(g.StatusOnError)
+		if err != nil || n < 200 || n > 599 {
+			return broken("statusOnError " + strconv.Quote(g.StatusOnError) + " is not a status")
+		}
+		step.StatusOnError = n
+	}
+	if body := g.IncludeRequestBodyInCheck; body != nil {
+		step.MaxRequestBytes, step.AllowPartial, step.PackAsBytes = body.MaxRequestBytes, body.AllowPartialMessage, body.PackAsBytes
+	}
+	return step
+}
+
+// policies compiles the rules of one AuthorizationPolicy.
+func (b *builder) policies(p *resource.AuthorizationPolicy, action ir.Action, http bool) []ir.Policy {
+	var out []ir.Policy
+	for i, r := range p.Spec.Rules {
+		c := &ruleCompiler{Index: b.Index, policy: p, http: http, widen: action != ir.Allow, path: at("spec.rules", i)}
+		permission, principal, ok := c.rule(r)
+		if !ok {
+			continue
+		}
+		out = append(out, ir.Policy{Name: fmt.Sprintf("ns[%s]-policy[%s]-rule[%d]", p.Namespace, p.Name, i), Permission: permission, Principal: principal, Origin: p.At(at("spec.rules", i))})
+	}
+	return out
+}
+
+// ruleCompiler compiles one rule. widen: the rule refuses (DENY, CUSTOM), so
+// that an attribute that cannot be looked at makes it match more; an ALLOW
+// rule with such an attribute never matches instead. Either way errs on the
+// side of refusing.
+type ruleCompiler struct {
+	*Index
+	policy *resource.AuthorizationPolicy
+	http   bool
+	widen  bool
+	path   string
+	never  bool
+}
+
+func (c *ruleCompiler) rule(r *security.Rule) (permission, principal *ir.Expr, ok bool) {
+	var who, what []*ir.Expr
+	if len(r.From) > 0 {
+		var any []*ir.Expr
+		for i, f := range r.From {
+			any = append(any, c.source(f.Source, at(c.path+".from", i, "source")))
+		}
+		who = append(who, or(any))
+	}
+	if len(r.To) > 0 {
+		var any []*ir.Expr
+		for _, t := range r.To {
+			any = append(any, c.operation(t.Operation))
+		}
+		what = append(what, or(any))
+	}
+	for i, w := range r.When {
+		e, asks := c.condition(w, at(c.path+".when", i))
+		if asks {
+			what = append(what, e)
+		} else {
+			who = append(who, e)
+		}
+	}
+	return and(what), and(who), !c.never
+}
+
+// field makes (v1 or v2 …) and not (n1 or n2 …). needHTTP attributes cannot be
+// seen on a TCP connection.
+func (c *ruleCompiler) field(values, nots []string, needHTTP bool, leaf func(string) *ir.Expr) *ir.Expr {
+	if len(values)+len(nots) == 0 {
+		return nil
+	}
+	if needHTTP && !c.http {
+		c.never = c.never || !c.widen
+		return nil
+	}
+	var out []*ir.Expr
+	for i, list := range [][]string{values, nots} {
+		if len(list) == 0 {
+			continue
+		}
+		var any []*ir.Expr
+		for _, v := range list {
+			any = append(any, leaf(v))
+		}
+		e := or(any)
+		if i == 1 {
+			e = &ir.Expr{Op: ir.Not, Args: []*ir.Expr{e}}
+		}
+		out = append(out, e)
+	}
+	return and(out)
+}
+
+func (c *ruleCompiler) unsupportedField(path string) {
+	c.never = c.never || !c.widen
+	c.report(resource.Error, &c.policy.Meta, path, "not supported yet; the rule errs on the side of refusing", "")
+}
+
+func (c *ruleCompiler) source(s *security.Source, path string) *ir.Expr {
+	if len(s.RequestPrincipals)+len(s.NotRequestPrincipals) > 0 {
+		c.unsupportedField(path + ".requestPrincipals")
+	}
+	return and([]*ir.Expr{
+		c.field(s.Principals, s.NotPrincipals, false, c.principal),
+		c.field(s.Namespaces, s.NotNamespaces, false, namespaceLeaf),
+		c.field(s.ServiceAccounts, s.NotServiceAccounts, false, c.serviceAccount),
+		c.field(s.IpBlocks, s.NotIpBlocks, false, cidr(ir.AttrSourceIP)),
+		c.field(s.RemoteIpBlocks, s.NotRemoteIpBlocks, false, cidr(ir.AttrRemoteIP)),
+	})
+}
+
+func (c *ruleCompiler) operation(o *security.Operation) *ir.Expr {
+	host := func(v string) *ir.Expr {
+		e := text(ir.AttrHost, v)
+		e.Value.IgnoreCase = e.Value.Kind != ir.Present
+		return e
+	}
+	path := func(v string) *ir.Expr {
+		if strings.Contains(v, "{*") {
+			return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPath, Value: ir.Match{Kind: ir.Template, Value: v}}
+		}
+		return text(ir.AttrPath, v)
+	}
+	return and([]*ir.Expr{
+		c.field(o.Hosts, o.NotHosts, true, host),
+		c.field(o.Ports, o.NotPorts, false, port),
+		c.field(o.Methods, o.NotMethods, true, func(v string) *ir.Expr { return text(ir.AttrMethod, v) }),
+		c.field(o.Paths, o.NotPaths, true, path),
+	})
+}
+
+// condition compiles when[]; asks: it belongs to what is asked, not to who.
+func (c *ruleCompiler) condition(w *security.Condition, path string) (e *ir.Expr, asks bool) {
+	key, arg, _ := strings.Cut(w.Key, "[")
+	arg = strings.ToLower(strings.TrimSuffix(arg, "]"))
+	switch key {
+	case "request.headers":
+		return c.field(w.Values, w.NotValues, true, func(v string) *ir.Expr {
+			e := text(ir.AttrHeader, v)
+			e.Key = arg
+			return e
+		}), true
+	case "source.ip":
+		return c.field(w.Values, w.NotValues, false, cidr(ir.AttrSourceIP)), false
+	case "remote.ip":
+		return c.field(w.Values, w.NotValues, false, cidr(ir.AttrRemoteIP)), false
+	case "source.namespace":
+		return c.field(w.Values, w.NotValues, false, namespaceLeaf), false
+	case "source.principal":
+		return c.field(w.Values, w.NotValues, false, c.principal), false
+	case "source.serviceAccount":
+		return c.field(w.Values, w.NotValues, false, c.serviceAccount), false
+	case "source.trustDomain":
+		return c.field(w.Values, w.NotValues, false, func(v string) *ir.Expr {
+			return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: ir.Match{Kind: ir.Prefix, Value: "spiffe://" + v + "/"}}
+		}), false
+	case "destination.ip":
+		return c.field(w.Values, w.NotValues, false, cidr(ir.AttrDestinationIP)), true
+	case "destination.port":
+		return c.field(w.Values, w.NotValues, false, port), true
+	case "connection.sni":
+		return c.field(w.Values, w.NotValues, false, func(v string) *ir.Expr { return text(ir.AttrSNI, v) }), true
+	}
+	c.unsupportedField(path + ".key")
+	return nil, true
+}
+
+// principal: values are written without the scheme (AP7).
+func (c *ruleCompiler) principal(v string) *ir.Expr {
+	switch {
+	case v == "*":
+		return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: ir.Match{Kind: ir.Present}}
+	case strings.HasPrefix(v, "*"):
+		return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: ir.Match{Kind: ir.Suffix, Value: v[1:]}}
+	case strings.HasSuffix(v, "*"):
+		return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: ir.Match{Kind: ir.Prefix, Value: "spiffe://" + v[:len(v)-1]}}
+	}
+	return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: ir.Match{Kind: ir.Exact, Value: "spiffe://" + v}}
+}
+
+func (c *ruleCompiler) serviceAccount(v string) *ir.Expr {
+	ns, sa, ok := strings.Cut(v, "/")
+	if !ok {
+		ns, sa = c.policy.Namespace, v
+	}
+	return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: ir.Match{Kind: ir.Suffix, Value: "/ns/" + ns + "/sa/" + sa}}
+}
+
+// namespaceLeaf finds the namespace inside the SPIFFE ID, without a regular
+// expression where the value is exact.
+func namespaceLeaf(v string) *ir.Expr {
+	m := ir.Match{Kind: ir.Contains, Value: "/ns/" + v + "/sa/"}
+	switch {
+	case v == "*":
+		m = ir.Match{Kind: ir.Present}
+	case strings.HasSuffix(v, "*"):
+		m.Value = "/ns/" + v[:len(v)-1]
+	case strings.HasPrefix(v, "*"):
+		m.Value = v[1:] + "/sa/"
+	}
+	return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: m}
+}
+
+func cidr(attr ir.Attr) func(string) *ir.Expr {
+	return func(v string) *ir.Expr { return &ir.Expr{Op: ir.Leaf, Attr: attr, CIDR: v} }
+}
+
+func port(v string) *ir.Expr {
+	n, _ := strconv.ParseUint(v, 10, 16) // validated with the object
+	return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrDestinationPort, Port: uint16(n)}
+}
+
+// text compiles exact, abc*, *abc and * (AP6).
+func text(attr ir.Attr, v string) *ir.Expr {
+	m := ir.Match{Kind: ir.Exact, Value: v}
+	switch {
+	case v == "*":
+		m = ir.Match{Kind: ir.Present}
+	case strings.HasPrefix(v, "*"):
+		m = ir.Match{Kind: ir.Suffix, Value: v[1:]}
+	case strings.HasSuffix(v, "*"):
+		m = ir.Match{Kind: ir.Prefix, Value: v[:len(v)-1]}
+	}
+	return &ir.Expr{Op: ir.Leaf, Attr: attr, Value: m}
+}
+
+func and(list []*ir.Expr) *ir.Expr { return combine(ir.And, list) }
+func or(list []*ir.Expr) *ir.Expr  { return combine(ir.Or, list) }
+
+// combine drops what is nil ("any") and unwraps single terms. An OR with an
+// "any" in it is "any".
+func combine(op ir.ExprOp, list []*ir.Expr) *ir.Expr {
+	var kept []*ir.Expr
+	for _, e := range list {
+		switch {
+		case e != nil && e.Op != ir.Any:
+			kept = append(kept, e)
+		case op == ir.Or:
+			return &ir.Expr{Op: ir.Any}
+		}
+	}
+	switch len(kept) {
+	case 0:
+		return &ir.Expr{Op: ir.Any}
+	case 1:
+		return kept[0]
+	}
+	return &ir.Expr{Op: op, Args: kept}
+}

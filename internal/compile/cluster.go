@@ -1,0 +1,279 @@
+package compile
+
+import (
+	"time"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+const (
+	defaultOutlierInterval = ir.Duration(10 * time.Second)
+	defaultBaseEjection    = ir.Duration(30 * time.Second)
+	defaultMaxEjection     = ir.Duration(300 * time.Second)
+)
+
+// rule is a DestinationRule that applies to a service.
+type rule struct {
+	*resource.DestinationRule
+}
+
+// ruleFor looks a DestinationRule up as Istio does: the client's namespace,
+// then the service's, then the root namespace; in each the most specific host,
+// and the oldest of equals.
+func (x *Index) ruleFor(s *service, client string) *rule {
+	for _, ns := range []string{client, s.Namespace, x.rootNamespace()} {
+		var best *resource.DestinationRule
+		for _, dr := range x.set.DestinationRules {
+			if dr.Namespace != ns || !visible(dr.Spec.ExportTo, dr.Namespace, client) || dr.Spec.WorkloadSelector != nil {
+				continue
+			}
+			host := fqdn(dr.Spec.Host, dr.Namespace)
+			if hostMatches(host, s.host) && (best == nil || specificity(host) > specificity(fqdn(best.Spec.Host, best.Namespace))) {
+				best = dr
+			}
+		}
+		if best != nil {
+			return &rule{best}
+		}
+	}
+	return nil
+}
+
+// subset finds a subset by name.
+func (r *rule) subset(name string) (int, *networking.Subset) {
+	if r == nil {
+		return 0, nil
+	}
+	for i, s := range r.Spec.Subsets {
+		if s.Name == name {
+			return i, s
+		}
+	}
+	return 0, nil
+}
+
+// policy is a TrafficPolicy after port and subset were resolved, with the path
+// each block was written at.
+type policy struct {
+	pool    *networking.ConnectionPoolSettings
+	outlier *networking.OutlierDetection
+	lb      *networking.LoadBalancerSettings
+	tls     *networking.ClientTLSSettings
+	poolAt  string
+	outlierAt,
+	lbAt,
+	tlsAt string
+}
+
+// overlay puts the blocks of t over p. A port entry replaces the whole
+// policy (DR6): what it does not say is not inherited.
+func (p policy) overlay(t *networking.TrafficPolicy, path string, port uint16) policy {
+	if t == nil {
+		return p
+	}
+	for i, pl := range t.PortLevelSettings {
+		if pl.GetPort().GetNumber() == uint32(port) {
+			sub := at(path+".portLevelSettings", i)
+			return policy{pl.ConnectionPool, pl.OutlierDetection, pl.LoadBalancer, pl.Tls,
+				sub + ".connectionPool", sub + ".outlierDetection", sub + ".loadBalancer", sub + ".tls"}
+		}
+	}
+	if t.ConnectionPool != nil {
+		p.pool, p.poolAt = t.ConnectionPool, path+".connectionPool"
+	}
+	if t.OutlierDetection != nil {
+		p.outlier, p.outlierAt = t.OutlierDetection, path+".outlierDetection"
+	}
+	if t.LoadBalancer != nil {
+		p.lb, p.lbAt = t.LoadBalancer, path+".loadBalancer"
+	}
+	if t.Tls != nil {
+		p.tls, p.tlsAt = t.Tls, path+".tls"
+	}
+	return p
+}
+
+// addCluster compiles the cluster of a service port (and subset), once.
+func (b *builder) addCluster(s *service, port *servicePort, subsetName string) string {
+	name := clusterName("outbound", port.number, subsetName, s.host)
+	if b.clusters[name] {
+		return name
+	}
+	b.clusters[name] = true
+	c := &ir.Cluster{
+		Name: name, Type: ir.EDS, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(),
+		ConnectTimeout: dur(b.mesh.ConnectTimeout, ir.Duration(10*time.Second)),
+		Service:        ir.ServiceRef{Host: s.host, Name: s.Name, Namespace: s.Namespace, Port: port.number, Subset: subsetName},
+		Origin:         s.Origin(),
+	}
+	if s.headless {
+		c.Type, c.LB = ir.OriginalDst, ir.ClusterProvided
+	}
+	r := b.ruleFor(s, b.node.Namespace)
+	var labels map[string]string
+	var p policy
+	if r != nil {
+		c.PolicyFrom = r.At("spec.trafficPolicy")
+		p = p.overlay(r.Spec.TrafficPolicy, "spec.trafficPolicy", port.number)
+		if subsetName != "" {
+			i, sub := r.subset(subsetName)
+			labels = sub.GetLabels()
+			c.SubsetFrom = r.At(at("spec.subsets", i))
+			p = p.overlay(sub.GetTrafficPolicy(), at("spec.subsets", i, "trafficPolicy"), port.number)
+		}
+		applyPool(c, p.pool)
+		b.applyOutlier(c, p, r)
+		applyLB(c, p.lb)
+	}
+	b.applyTLS(c, s, port, subsetName, p, r)
+	b.out.Clusters = append(b.out.Clusters, c)
+	if c.Type == ir.EDS {
+		b.out.Endpoints = append(b.out.Endpoints, b.endpoints(name, s, port, labels))
+	}
+	return name
+}
+
+// endpoints lists a service port's instances that carry the subset's labels.
+func (b *builder) endpoints(cluster string, s *service, port *servicePort, labels map[string]string) *ir.EndpointSet {
+	set := &ir.EndpointSet{Cluster: cluster}
+	for _, w := range s.instances {
+		number := port.portOn(w)
+		if number == 0 || !w.Address.IsValid() || !subset(labels, w.Labels) {
+			continue
+		}
+		e := ir.Endpoint{Address: joinHostPort(w.Address.String(), number), TLS: w.Sidecar, Locality: w.Locality, Workload: b.workloadRef(w)}
+		if !w.Ready {
+			e.Health = ir.Unhealthy
+		}
+		set.Endpoints = append(set.Endpoints, e)
+	}
+	return set
+}
+
+// applyPool copies connection pool settings. A number of 0 means "not set", as
+// in Istio's protobuf.
+func applyPool(c *ir.Cluster, p *networking.ConnectionPoolSettings) {
+	limit := func(field *uint32, v int32) {
+		if v > 0 {
+			*field = uint32(v)
+		}
+	}
+	if t := p.GetTcp(); t != nil {
+		limit(&c.Breaker.MaxConnections, t.MaxConnections)
+		c.ConnectTimeout = dur(t.ConnectTimeout, c.ConnectTimeout)
+		c.HTTP.IdleTimeout = dur(t.IdleTimeout, c.HTTP.IdleTimeout)
+		c.HTTP.MaxConnectionDuration = dur(t.MaxConnectionDuration, 0)
+		if k := t.TcpKeepalive; k != nil {
+			c.TCPKeepalive = &ir.Keepalive{Probes: k.Probes, Time: dur(k.Time, 0), Interval: dur(k.Interval, 0)}
+		}
+	}
+	if h := p.GetHttp(); h != nil {
+		limit(&c.Breaker.MaxPendingRequests, h.Http1MaxPendingRequests)
+		limit(&c.Breaker.MaxRequests, h.Http2MaxRequests)
+		limit(&c.Breaker.MaxRetries, h.MaxRetries)
+		limit(&c.HTTP.MaxRequestsPerConn, h.MaxRequestsPerConnection)
+		c.HTTP.IdleTimeout = dur(h.IdleTimeout, c.HTTP.IdleTimeout)
+	}
+}
+
+func (b *builder) applyOutlier(c *ir.Cluster, p policy, r *rule) {
+	o := p.outlier
+	if o == nil {
+		return
+	}
+	out := &ir.Outlier{Consecutive5xx: 5, SplitLocal: o.SplitExternalLocalOriginErrors,
+		Interval: dur(o.Interval, defaultOutlierInterval), BaseEjection: dur(o.BaseEjectionTime, defaultBaseEjection), MaxEjection: defaultMaxEjection,
+		MaxEjectionPercent: 10, MinHealthPercent: uint32(o.MinHealthPercent)}
+	if o.Consecutive_5XxErrors != nil {
+		out.Consecutive5xx = o.Consecutive_5XxErrors.Value
+	}
+	if o.ConsecutiveGatewayErrors != nil {
+		out.ConsecutiveGateway = o.ConsecutiveGatewayErrors.Value
+	}
+	if out.SplitLocal {
+		out.ConsecutiveLocal = 5
+		if o.ConsecutiveLocalOriginFailures != nil {
+			out.ConsecutiveLocal = o.ConsecutiveLocalOriginFailures.Value
+		}
+	}
+	if o.MaxEjectionPercent > 0 {
+		out.MaxEjectionPercent = uint32(o.MaxEjectionPercent)
+	}
+	c.Outlier, c.OutlierFrom = out, r.At(p.outlierAt)
+}
+
+func applyLB(c *ir.Cluster, lb *networking.LoadBalancerSettings) {
+	if lb == nil || c.Type == ir.OriginalDst {
+		return
+	}
+	switch lb.GetSimple() {
+	case networking.LoadBalancerSettings_ROUND_ROBIN:
+		c.LB = ir.RoundRobin
+	case networking.LoadBalancerSettings_RANDOM:
+		c.LB = ir.Random
+	case networking.LoadBalancerSettings_PASSTHROUGH:
+		c.Type, c.LB = ir.OriginalDst, ir.ClusterProvided
+	}
+}
+
+// applyTLS decides how connections to the service are protected: an explicit
+// tls block wins (DR23), else auto-mTLS for instances that have a sidecar
+// (DR22).
+func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetName string, p policy, r *rule) {
+	mutual := &ir.UpstreamTLS{
+		Mode: "ISTIO_MUTUAL", Secret: ir.SecretWorkload, ValidationSecret: ir.SecretRootCA, SANs: b.sans(s),
+		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: []string{"istio"},
+	}
+	if port.protocol == protoHTTP {
+		mutual.ALPN = []string{"istio-http/1.1", "istio"}
+	}
+	if p.tls == nil {
+		mode, from := b.clientMode(s)
+		if !b.mesh.GetEnableAutoMtls().GetValue() || mode == modeDisable {
+			return
+		}
+		mutual.Origin = from
+		if c.Type == ir.OriginalDst {
+			for _, w := range s.instances {
+				if !w.Sidecar {
+					return // the endpoint is not known beforehand: all or none (DR22)
+				}
+			}
+			c.TLS = mutual
+			return
+		}
+		c.AutoTLS = mutual
+		return
+	}
+	mutual.Origin = r.At(p.tlsAt)
+	if p.tls.Mode == networking.ClientTLSSettings_ISTIO_MUTUAL {
+		if p.tls.Sni != "" {
+			mutual.SNI = p.tls.Sni
+		}
+		if len(p.tls.SubjectAltNames) > 0 {
+			mutual.SANs = nil
+			for _, san := range p.tls.SubjectAltNames {
+				mutual.SANs = append(mutual.SANs, ir.Match{Kind: ir.Exact, Value: san})
+			}
+		}
+		c.TLS = mutual
+		return
+	}
+	if p.tls.Mode != networking.ClientTLSSettings_DISABLE {
+		// Originating other TLS is not supported yet (checkSupport says so).
+		// Plaintext instead would betray the user: the cluster gets no endpoint.
+		c.Type, c.LB, c.Endpoints = ir.Static, ir.Random, nil
+	}
+}
+
+// addSpecial adds the clusters every proxy has.
+func (b *builder) addSpecial() {
+	b.out.Clusters = append(b.out.Clusters,
+		&ir.Cluster{Name: ir.BlackHoleCluster, Type: ir.Static, Breaker: ir.DefaultBreaker(), Service: ir.ServiceRef{Name: ir.BlackHoleCluster}},
+		&ir.Cluster{Name: ir.PassthroughCluster, Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(),
+			ConnectTimeout: dur(b.mesh.ConnectTimeout, ir.Duration(10*time.Second)), Service: ir.ServiceRef{Name: ir.PassthroughCluster}},
+	)
+}

@@ -1,0 +1,167 @@
+package compile
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+)
+
+// inboundPort is one port on which the workload is called, with the service
+// port that leads there.
+type inboundPort struct {
+	number  uint16
+	service *service
+	port    *servicePort
+}
+
+// inbound compiles what a sidecar does with connections to its workload.
+func (b *builder) inbound() {
+	l := &ir.Listener{
+		Name: "virtualInbound", Address: netip.AddrPortFrom(wildcard, InboundPort), Direction: ir.Inbound, Bind: true, UseOriginalDst: true,
+		InspectTLS: true, InspectTimeout: inspectTimeout, ContinueOnInspectTimeout: true,
+	}
+	for _, p := range b.inboundPorts() {
+		if p.port.protocol == protoAuto {
+			l.InspectHTTP = true
+		}
+		l.Chains = append(l.Chains, b.inboundChains(p)...)
+		b.out.Clusters = append(b.out.Clusters, b.inboundCluster(p))
+		if p.port.protocol != protoTCP {
+			b.out.Routes = append(b.out.Routes, inboundRoutes(p.number))
+		}
+	}
+	l.Chains = append(l.Chains, b.passthroughChains()...)
+	b.out.Clusters = append(b.out.Clusters, &ir.Cluster{Name: ir.InboundPassthrough, Type: ir.OriginalDst, LB: ir.ClusterProvided,
+		Breaker: ir.DefaultBreaker(), BindSource: inboundSource, Service: ir.ServiceRef{Name: ir.InboundPassthrough}})
+	b.out.Listeners = append(b.out.Listeners, l)
+}
+
+// inboundPorts are the workload's ports that services lead to; the oldest
+// service decides where two lead to one.
+func (b *builder) inboundPorts() []inboundPort {
+	var out []inboundPort
+	seen := map[uint16]bool{}
+	for _, s := range b.services {
+		for _, w := range s.instances {
+			if w.Name != b.node.Name || w.Namespace != b.node.Namespace {
+				continue
+			}
+			for i := range s.ports {
+				if n := s.ports[i].portOn(w); n != 0 && !seen[n] {
+					seen[n] = true
+					out = append(out, inboundPort{n, s, &s.ports[i]})
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b inboundPort) int { return int(a.number) - int(b.number) })
+	return out
+}
+
+func inboundName(port uint16) string { return clusterName("inbound", port, "", "") }
+
+// inboundTLS is the server side of mutual TLS.
+func (b *builder) inboundTLS(alpn ...string) *ir.DownstreamTLS {
+	return &ir.DownstreamTLS{Secret: ir.SecretWorkload, RequireClientCert: true, ValidationSecret: ir.SecretRootCA,
+		SANs: []ir.Match{{Kind: ir.Prefix, Value: "spiffe://" + b.node.TrustDomain + "/"}}, ALPN: alpn}
+}
+
+// istioALPN are what mesh clients offer: how PERMISSIVE tells their TLS from
+// the application's own.
+var istioALPN = []string{"istio-peer-exchange", "istio", "istio-http/1.0", "istio-http/1.1", "istio-h2"}
+
+// inboundChains are the filter chains of one port: which exist depends on its
+// mutual TLS mode.
+func (b *builder) inboundChains(p inboundPort) []*ir.FilterChain {
+	mode, from := b.PeerMode(b.node.Namespace, b.node.Labels, p.number)
+	name := inboundName(p.number)
+	http := func() *ir.HTTP {
+		h := b.http(name)
+		h.ForwardClientCert = "appendForward"
+		return h
+	}
+	tcp := func() *ir.TCPProxy {
+		return &ir.TCPProxy{StatPrefix: name, Clusters: []ir.WeightedCluster{{Name: name}}, AccessLog: b.accessLog()}
+	}
+	var out []*ir.FilterChain
+	add := func(suffix string, m ir.ChainMatch, tls *ir.DownstreamTLS, isHTTP bool) {
+		m.Port = p.number
+		c := &ir.FilterChain{Name: "0.0.0.0_" + itoa(int(p.number)) + suffix, Match: m, TLS: tls, Origin: from}
+		if isHTTP {
+			c.HTTP, c.Filters = http(), b.filters(true)
+		} else {
+			c.TCP, c.Filters = tcp(), b.filters(false)
+		}
+		out = append(out, c)
+	}
+	isHTTP := p.port.protocol == protoHTTP
+	alpn := append([]string(nil), istioALPN[:2]...)
+	if isHTTP {
+		alpn = []string{"istio-http/1.1", "istio-http/1.0", "istio", "istio-peer-exchange", "http/1.1"}
+	}
+	auto := p.port.protocol == protoAuto
+	if mode != string(modeDisable) {
+		match := ir.ChainMatch{Transport: ir.TransportTLS}
+		if mode == string(modePermissive) {
+			match.ALPN = istioALPN
+		}
+		add("_mtls", match, b.inboundTLS(alpn...), isHTTP)
+	}
+	if mode != string(modeStrict) {
+		switch {
+		case auto:
+			add("_http", ir.ChainMatch{Transport: ir.TransportRaw, ALPN: []string{"http/1.1"}}, nil, true)
+			add("_tcp", ir.ChainMatch{Transport: ir.TransportRaw}, nil, false)
+		default:
+			add("", ir.ChainMatch{Transport: ir.TransportRaw}, nil, isHTTP)
+		}
+		// The application's own TLS passes through as it is.
+		add("_tls", ir.ChainMatch{Transport: ir.TransportTLS}, nil, false)
+	}
+	return out
+}
+
+// passthroughChains take ports that no service leads to, under the workload's
+// mutual TLS mode.
+func (b *builder) passthroughChains() []*ir.FilterChain {
+	mode, from := b.PeerMode(b.node.Namespace, b.node.Labels, 0)
+	tcp := &ir.TCPProxy{StatPrefix: ir.InboundPassthrough, Clusters: []ir.WeightedCluster{{Name: ir.InboundPassthrough}}, AccessLog: b.accessLog()}
+	var out []*ir.FilterChain
+	if mode != string(modeDisable) {
+		m := ir.ChainMatch{Transport: ir.TransportTLS}
+		if mode == string(modePermissive) {
+			m.ALPN = istioALPN
+		}
+		out = append(out, &ir.FilterChain{Name: "virtualInbound-catchall_mtls", Match: m, TLS: b.inboundTLS(istioALPN...), TCP: tcp, Filters: b.filters(false), Origin: from})
+	}
+	if mode != string(modeStrict) {
+		out = append(out, &ir.FilterChain{Name: "virtualInbound-catchall", TCP: tcp, Filters: b.filters(false), Origin: from})
+	}
+	return out
+}
+
+// inboundCluster is the way to the application: the connection's own
+// destination, from a source address that redirection leaves alone. The
+// service's connection pool limits hold here too, as in Istio.
+func (b *builder) inboundCluster(p inboundPort) *ir.Cluster {
+	c := &ir.Cluster{Name: inboundName(p.number), Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), BindSource: inboundSource,
+		Service: ir.ServiceRef{Host: p.service.host, Name: p.service.Name, Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
+	if r := b.ruleFor(p.service, b.node.Namespace); r != nil {
+		pol := policy{}.overlay(r.Spec.TrafficPolicy, "spec.trafficPolicy", p.port.number)
+		applyPool(c, pol.pool)
+		c.PolicyFrom = r.At("spec.trafficPolicy")
+	}
+	return c
+}
+
+// inboundRoutes: everything goes to the application. The retry covers the race
+// of a pooled connection that the application closes (VS44).
+func inboundRoutes(port uint16) *ir.RouteTable {
+	name := inboundName(port)
+	return &ir.RouteTable{Name: name, VirtualHosts: []*ir.VirtualHost{{
+		Name: "inbound|http|" + itoa(int(port)), Domains: []string{"*"},
+		Routes: []*ir.Route{{Name: "default", Forward: &ir.Forward{Clusters: []ir.WeightedCluster{{Name: name}},
+			Retry: &ir.RetryPolicy{Attempts: 2, On: []string{"reset-before-request"}}}}},
+	}}}
+}

@@ -1,0 +1,152 @@
+package compile
+
+import (
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// checkSupport names every field of the set that Istio knows and this compiler
+// does not yet, so that nothing a user wrote is silently ignored.
+func (x *Index) checkSupport() {
+	for _, s := range x.set.Sidecars {
+		x.unsupported(&s.Meta, "kind")
+	}
+	for _, s := range x.set.ServiceEntries {
+		x.unsupported(&s.Meta, "kind")
+	}
+	for _, r := range x.set.RequestAuths {
+		x.report(resource.Error, &r.Meta, "kind", "RequestAuthentication is not supported yet: the workloads it selects refuse every request", "verify tokens in OPA, or remove it")
+		d := resource.Denied{Meta: r.Meta, MatchLabels: r.Spec.Selector.GetMatchLabels(), Reason: "not supported yet"}
+		x.set = withDenied(x.set, d)
+	}
+	for _, vs := range x.set.VirtualServices {
+		x.checkVirtualService(vs)
+	}
+	for _, dr := range x.set.DestinationRules {
+		x.checkDestinationRule(dr)
+	}
+	for _, p := range x.set.AuthorizationPolicies {
+		if p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0 {
+			x.unsupported(&p.Meta, "spec.targetRefs")
+		}
+		if p.Spec.Action.String() == "AUDIT" {
+			x.unsupported(&p.Meta, "spec.action")
+		}
+	}
+	for _, g := range x.set.Gateways {
+		for i, s := range g.Spec.Servers {
+			x.refuse(&g.Meta, map[string]bool{
+				at("spec.servers", i, "bind"):                s.Bind != "",
+				at("spec.servers", i, "tls.cipherSuites"):    len(s.Tls.GetCipherSuites()) > 0,
+				at("spec.servers", i, "tls.subjectAltNames"): len(s.Tls.GetSubjectAltNames()) > 0,
+				at("spec.servers", i, "tls.credentialNames"): len(s.Tls.GetCredentialNames()) > 0,
+			})
+		}
+	}
+}
+
+func withDenied(s *resource.Set, d resource.Denied) *resource.Set {
+	c := *s
+	c.Denied = append(append([]resource.Denied(nil), s.Denied...), d)
+	return &c
+}
+
+// refuse reports the paths whose field is set.
+func (x *Index) refuse(m *resource.Meta, fields map[string]bool) {
+	for _, path := range sortedKeys(fields) {
+		if fields[path] {
+			x.unsupported(m, path)
+		}
+	}
+}
+
+func (x *Index) checkVirtualService(vs *resource.VirtualService) {
+	x.refuse(&vs.Meta, map[string]bool{"spec.tls": len(vs.Spec.Tls) > 0})
+	for i, h := range vs.Spec.Http {
+		path := at("spec.http", i)
+		x.refuse(&vs.Meta, map[string]bool{
+			path + ".delegate":                      h.Delegate != nil,
+			path + ".fault":                         h.Fault != nil,
+			path + ".mirror":                        h.Mirror != nil,
+			path + ".mirrors":                       len(h.Mirrors) > 0,
+			path + ".corsPolicy":                    h.CorsPolicy != nil,
+			path + ".retries.retryRemoteLocalities": h.Retries.GetRetryRemoteLocalities() != nil,
+			path + ".redirect.derivePort":           h.Redirect.GetDerivePort() != 0,
+		})
+		for j, m := range h.Match {
+			if m.StatPrefix != "" {
+				x.unsupported(&vs.Meta, at(path+".match", j, "statPrefix"))
+			}
+			for k := range m.Headers {
+				if len(k) > 0 && k[0] == '@' {
+					x.unsupported(&vs.Meta, at(path+".match", j)+".headers."+k)
+				}
+			}
+		}
+	}
+	for i, t := range vs.Spec.Tcp {
+		for j, m := range t.Match {
+			if len(m.DestinationSubnets) > 0 {
+				x.unsupported(&vs.Meta, at("spec.tcp", i, "match", j, "destinationSubnets"))
+			}
+		}
+	}
+}
+
+func (x *Index) checkDestinationRule(dr *resource.DestinationRule) {
+	x.refuse(&dr.Meta, map[string]bool{"spec.workloadSelector": dr.Spec.WorkloadSelector != nil})
+	x.checkPolicy(dr, dr.Spec.TrafficPolicy, "spec.trafficPolicy")
+	for i, s := range dr.Spec.Subsets {
+		x.checkPolicy(dr, s.TrafficPolicy, at("spec.subsets", i, "trafficPolicy"))
+	}
+}
+
+func (x *Index) checkPolicy(dr *resource.DestinationRule, p *networking.TrafficPolicy, path string) {
+	if p == nil {
+		return
+	}
+	x.refuse(&dr.Meta, map[string]bool{
+		path + ".tunnel":        p.Tunnel != nil,
+		path + ".proxyProtocol": p.ProxyProtocol != nil,
+		path + ".retryBudget":   p.RetryBudget != nil,
+	})
+	x.checkBlocks(dr, path, p.LoadBalancer, p.ConnectionPool, p.Tls)
+	for i, pl := range p.PortLevelSettings {
+		x.checkBlocks(dr, at(path+".portLevelSettings", i), pl.LoadBalancer, pl.ConnectionPool, pl.Tls)
+	}
+}
+
+func (x *Index) checkBlocks(dr *resource.DestinationRule, path string, lb *networking.LoadBalancerSettings, pool *networking.ConnectionPoolSettings, tls *networking.ClientTLSSettings) {
+	h2 := pool.GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
+	x.refuse(&dr.Meta, map[string]bool{
+		path + ".loadBalancer.consistentHash":           lb.GetConsistentHash() != nil,
+		path + ".loadBalancer.localityLbSetting":        len(lb.GetLocalityLbSetting().GetDistribute())+len(lb.GetLocalityLbSetting().GetFailover())+len(lb.GetLocalityLbSetting().GetFailoverPriority()) > 0,
+		path + ".loadBalancer.warmup":                   lb.GetWarmup() != nil,
+		path + ".connectionPool.http.h2UpgradePolicy":   h2,
+		path + ".connectionPool.http.useClientProtocol": pool.GetHttp().GetUseClientProtocol(),
+		path + ".tls.mode (SIMPLE, MUTUAL)":             tls != nil && (tls.Mode == networking.ClientTLSSettings_SIMPLE || tls.Mode == networking.ClientTLSSettings_MUTUAL),
+	})
+}
+
+// Workload finds an instance by pod name or owner.
+func (x *Index) Workload(name string) *resource.Workload {
+	for _, w := range x.set.Workloads {
+		if w.Name == name {
+			return w
+		}
+	}
+	for _, w := range x.set.Workloads {
+		if w.Owner == name {
+			return w
+		}
+	}
+	return nil
+}
+
+// Node is the proxy of an instance.
+func (x *Index) Node(w *resource.Workload) ir.Node {
+	return ir.Node{Type: ir.Sidecar, Name: w.Name, Namespace: w.Namespace, IPs: []string{w.Address.String()}, Labels: w.Labels,
+		ServiceAccount: w.ServiceAccount, WorkloadName: w.Owner, TrustDomain: x.TrustDomain()}
+}

@@ -1,0 +1,195 @@
+// Package control is the control plane: resources in, one snapshot per proxy
+// out. One goroutine owns the state; everything else sends it events and
+// reads what it publishes.
+package control
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tulle-mesh/tulle/internal/compile"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/source"
+	"github.com/tulle-mesh/tulle/internal/xds"
+)
+
+// Debounce (Istio's PILOT_DEBOUNCE_AFTER and _MAX are 100 ms and 10 s; one
+// machine wants an edit in force within a second).
+const (
+	debounceQuiet = 100 * time.Millisecond
+	debounceMax   = time.Second
+)
+
+// Options of a control plane.
+type Options struct {
+	Sources []source.Source
+	// Authorize checks that a stream may speak for a node.
+	Authorize func(context.Context, ir.Node) error
+	// Changed is told of every new state, from the loop's goroutine; it must
+	// not block. May be nil.
+	Changed func(*State)
+	Log     *slog.Logger
+}
+
+// State is what the control plane knows at one moment; immutable.
+type State struct {
+	Set      *resource.Set
+	Index    *compile.Index
+	Problems []resource.Problem // of decoding and compiling
+	At       time.Time
+}
+
+// Control is a control plane. State and Status may be called from anywhere.
+type Control struct {
+	opts   Options
+	server *xds.Server
+	state  atomic.Pointer[State]
+	events chan any
+}
+
+type (
+	updated struct {
+		source int
+		update source.Update
+	}
+	connected    struct{ conn *xds.Conn }
+	disconnected struct{ conn *xds.Conn }
+)
+
+// New returns a control plane; register its Server on a gRPC server and Run it.
+func New(opts Options) *Control {
+	c := &Control{opts: opts, events: make(chan any, 64)}
+	c.server = xds.NewServer(xds.Options{
+		Authorize:    opts.Authorize,
+		Connected:    func(conn *xds.Conn) { c.events <- connected{conn} },
+		Disconnected: func(conn *xds.Conn) { c.events <- disconnected{conn} },
+		Log:          opts.Log,
+	})
+	return c
+}
+
+// Server speaks xDS.
+func (c *Control) Server() *xds.Server { return c.server }
+
+// State is the newest state, nil before the first.
+func (c *Control) State() *State { return c.state.Load() }
+
+// Status of every proxy that is connected.
+func (c *Control) Status() []xds.ProxyStatus { return c.server.Status() }
+
+// Run watches the sources and serves proxies until ctx ends.
+func (c *Control) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for i, s := range c.opts.Sources {
+		g.Go(func() error {
+			return s.Run(ctx, func(u source.Update) {
+				select {
+				case c.events <- updated{i, u}:
+				case <-ctx.Done():
+				}
+			})
+		})
+	}
+	g.Go(func() error {
+		c.loop(ctx)
+		return nil
+	})
+	return g.Wait()
+}
+
+// loop owns the newest update of each source and the connected proxies.
+func (c *Control) loop(ctx context.Context) {
+	var (
+		updates = make([]*source.Update, len(c.opts.Sources))
+		proxies = map[*xds.Conn]bool{}
+		timer   = time.NewTimer(time.Hour)
+		first   time.Time // of the changes that wait
+	)
+	timer.Stop()
+	defer c.drainEvents()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-c.events:
+			switch e := e.(type) {
+			case updated:
+				updates[e.source] = &e.update
+				if complete(updates) && c.state.Load() == nil {
+					timer.Reset(0) // nobody has anything yet: no reason to wait
+					continue
+				}
+				now := time.Now()
+				if first.IsZero() {
+					first = now
+				}
+				timer.Reset(min(debounceQuiet, debounceMax-now.Sub(first)))
+			case connected:
+				proxies[e.conn] = true
+				if s := c.state.Load(); s != nil {
+					c.push(s, e.conn)
+				}
+			case disconnected:
+				delete(proxies, e.conn)
+			}
+		case <-timer.C:
+			first = time.Time{}
+			if !complete(updates) {
+				continue
+			}
+			s := c.rebuild(updates)
+			for conn := range proxies {
+				c.push(s, conn)
+			}
+		}
+	}
+}
+
+// drainEvents lets callbacks of a server that is still stopping go through.
+func (c *Control) drainEvents() {
+	go func() {
+		for range c.events { //nolint:revive // the channel lives as long as the server's callbacks
+		}
+	}()
+}
+
+func complete(updates []*source.Update) bool {
+	for _, u := range updates {
+		if u == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// rebuild makes the state of the newest updates and publishes it.
+func (c *Control) rebuild(updates []*source.Update) *State {
+	start := time.Now()
+	s := &State{At: start}
+	sets := make([]*resource.Set, 0, len(updates))
+	for _, u := range updates {
+		sets = append(sets, u.Set)
+		s.Problems = append(s.Problems, u.Problems...)
+	}
+	s.Set = merge(sets)
+	s.Index = compile.Prepare(s.Set)
+	s.Problems = append(s.Problems, s.Index.Problems()...)
+	c.state.Store(s)
+	if c.opts.Changed != nil {
+		c.opts.Changed(s)
+	}
+	c.opts.Log.Info("configuration", "took", time.Since(start), "services", len(s.Set.Services), "workloads", len(s.Set.Workloads), "problems", len(s.Problems))
+	return s
+}
+
+// push compiles for one proxy and hands the snapshot to its stream.
+func (c *Control) push(s *State, conn *xds.Conn) {
+	snapshot := s.Index.Snapshot(conn.Node())
+	conn.Push(snapshot)
+	c.opts.Log.Debug("push", "proxy", conn.Node().Name, "version", snapshot.Version)
+}

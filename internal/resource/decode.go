@@ -1,0 +1,262 @@
+package resource
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"gopkg.in/yaml.v3"
+	meshv1 "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
+	security "istio.io/api/security/v1beta1"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	kjson "sigs.k8s.io/json"
+)
+
+// Versions of Istio's groups that are read; the schema is the same in each.
+var groupVersions = map[string][]string{
+	"networking.istio.io": {"v1", "v1beta1", "v1alpha3"},
+	"security.istio.io":   {"v1", "v1beta1"},
+	"tulle.dev":           {"v1alpha1"},
+}
+
+// refused are Istio's kinds that a mesh would have to obey and this one does
+// not yet: passing over them would change what the user asked for.
+var refused = []string{"EnvoyFilter", "WasmPlugin", "TrafficExtension", "Telemetry", "WorkloadEntry", "WorkloadGroup", "ProxyConfig",
+	"HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "GatewayClass", "IstioOperator"}
+
+const defaultRootNamespace = "istio-system"
+
+// decode turns the document into its typed object.
+func (o *object) decode() {
+	group, version, _ := strings.Cut(o.APIVersion, "/")
+	if version == "" {
+		group, version = "", group
+	}
+	if versions, ok := groupVersions[group]; ok && !slices.Contains(versions, version) {
+		o.fail("apiVersion", fmt.Sprintf("version %q of %s is not known", version, group), "known: "+strings.Join(versions, ", "))
+		o.deny()
+		return
+	}
+	if slices.Contains(refused, o.Kind) && (strings.Contains(group, "istio.io") || strings.HasPrefix(group, "gateway.networking.k8s.io")) {
+		o.fail("kind", "kind "+o.Kind+" is not supported yet", "remove it, or run without what it asks for knowingly")
+		return
+	}
+	if o.Namespace == "" && !slices.Contains([]string{"Namespace"}, o.Kind) {
+		o.Namespace = "default"
+	}
+	s := o.p.set
+	switch group + "/" + o.Kind {
+	case "networking.istio.io/VirtualService":
+		istio(o, &s.VirtualServices, &networking.VirtualService{}, validateVirtualService)
+	case "networking.istio.io/DestinationRule":
+		istio(o, &s.DestinationRules, &networking.DestinationRule{}, validateDestinationRule)
+	case "networking.istio.io/Gateway":
+		istio(o, &s.Gateways, &networking.Gateway{}, validateGateway)
+	case "networking.istio.io/ServiceEntry":
+		istio(o, &s.ServiceEntries, &networking.ServiceEntry{}, validateServiceEntry)
+	case "networking.istio.io/Sidecar":
+		istio(o, &s.Sidecars, &networking.Sidecar{}, nil)
+	case "security.istio.io/PeerAuthentication":
+		istio(o, &s.PeerAuthentications, &security.PeerAuthentication{}, validatePeerAuthentication)
+	case "security.istio.io/AuthorizationPolicy":
+		istio(o, &s.AuthorizationPolicies, &security.AuthorizationPolicy{}, validateAuthorizationPolicy)
+	case "security.istio.io/RequestAuthentication":
+		istio(o, &s.RequestAuths, &security.RequestAuthentication{}, nil)
+	case "/Namespace":
+		kubernetes(o, &s.Namespaces, &corev1.Namespace{})
+	case "/Service":
+		kubernetes(o, &s.Services, &corev1.Service{})
+	case "/ServiceAccount":
+		kubernetes(o, &s.ServiceAccounts, &corev1.ServiceAccount{})
+	case "/ConfigMap":
+		kubernetes(o, &s.ConfigMaps, &corev1.ConfigMap{})
+		o.meshConfig()
+	case "/Secret":
+		kubernetes(o, &s.Secrets, &corev1.Secret{})
+	case "apps/Deployment":
+		kubernetes(o, &s.Deployments, &appsv1.Deployment{})
+	case "apps/StatefulSet":
+		kubernetes(o, &s.StatefulSets, &appsv1.StatefulSet{})
+	case "batch/Job":
+		kubernetes(o, &s.Jobs, &batchv1.Job{})
+	case "tulle.dev/Local":
+		o.local()
+	default:
+		if strings.HasSuffix(group, "istio.io") || group == "tulle.dev" {
+			o.fail("kind", "kind "+o.Kind+" is not known in "+group)
+			return
+		}
+		if o.Kind != "Kustomization" {
+			s.PassedOver = append(s.PassedOver, o.Meta)
+		}
+	}
+}
+
+// istio decodes an Istio kind strictly and validates it.
+func istio[S proto.Message](o *object, list *[]*Object[S], spec S, validate func(*object, S)) {
+	defer func() {
+		if o.bad {
+			o.deny()
+		}
+	}()
+	for i := 0; i+1 < len(o.node.Content); i += 2 {
+		if key := o.node.Content[i].Value; !slices.Contains([]string{"apiVersion", "kind", "metadata", "spec", "status"}, key) {
+			o.fail(key, "unknown field", didYouMean(key, []string{"metadata", "spec"}))
+		}
+	}
+	if n := child(o.node, "spec"); n != nil && n.Tag != "!!null" {
+		o.checkMessage(n, spec.ProtoReflect().Descriptor(), "spec")
+		if o.bad {
+			return
+		}
+		b, err := toJSON(n)
+		if err == nil {
+			err = protojson.Unmarshal(b, spec)
+		}
+		if err != nil {
+			o.fail("spec", err.Error())
+			return
+		}
+	}
+	if validate != nil {
+		validate(o, spec)
+	}
+	if !o.bad && o.unique() {
+		*list = append(*list, &Object[S]{Meta: o.Meta, Spec: spec})
+	}
+}
+
+// deny marks what an unusable security object would have protected.
+func (o *object) deny() {
+	if o.Kind != "AuthorizationPolicy" && o.Kind != "PeerAuthentication" && o.Kind != "RequestAuthentication" {
+		return
+	}
+	d := Denied{Meta: o.Meta, Reason: "the object has errors"}
+	if labels := child(child(child(o.node, "spec"), "selector"), "matchLabels"); labels != nil {
+		d.MatchLabels = map[string]string{}
+		for i := 0; i+1 < len(labels.Content); i += 2 {
+			d.MatchLabels[labels.Content[i].Value] = labels.Content[i+1].Value
+		}
+	}
+	o.p.set.Denied = append(o.p.set.Denied, d)
+}
+
+// kubernetes decodes a Kubernetes kind. Fields we do not know are a warning:
+// the API server is their judge, and we look at a part of them only.
+func kubernetes[S any](o *object, list *[]*Object[S], spec S) {
+	b, err := toJSON(o.node)
+	if err != nil {
+		o.fail("", err.Error())
+		return
+	}
+	strict, err := kjson.UnmarshalStrict(b, spec)
+	if err != nil {
+		o.fail("", strings.TrimPrefix(err.Error(), "json: "))
+		return
+	}
+	for _, e := range strict {
+		path := ""
+		if f, ok := e.(kjson.FieldError); ok {
+			path = f.FieldPath()
+		}
+		o.warn(path, e.Error())
+	}
+	if o.unique() {
+		*list = append(*list, &Object[S]{Meta: o.Meta, Spec: spec})
+	}
+}
+
+// meshConfig reads MeshConfig from the ConfigMap that Istio reads it from.
+func (o *object) meshConfig() {
+	if o.bad || o.Name != "istio" {
+		return
+	}
+	text := child(child(o.node, "data"), "mesh")
+	if text == nil {
+		return
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(text.Value), &doc); err != nil {
+		o.fail("data.mesh", strings.TrimPrefix(err.Error(), "yaml: "))
+		return
+	}
+	mesh := DefaultMesh()
+	if len(doc.Content) > 0 {
+		// The text begins on the line after "mesh: |".
+		lines := map[string]int{}
+		for k, v := range o.Pos.lines {
+			lines[k] = v
+		}
+		n, err := expand(doc.Content[0], 0, ptr(maxNodes), text.Line)
+		if err != nil {
+			o.fail("data.mesh", err.Error())
+			return
+		}
+		positions(n, "data.mesh", lines)
+		o.Pos = NewPositions(o.Pos.File, lines)
+		o.checkMessage(n, mesh.ProtoReflect().Descriptor(), "data.mesh")
+		if o.bad {
+			return
+		}
+		b, err := toJSON(n)
+		given := &meshv1.MeshConfig{}
+		if err == nil {
+			err = protojson.Unmarshal(b, given)
+		}
+		if err != nil {
+			o.fail("data.mesh", err.Error())
+			return
+		}
+		proto.Merge(mesh, given)
+	}
+	if mesh.RootNamespace == "" {
+		mesh.RootNamespace = defaultRootNamespace
+	}
+	if o.Namespace != defaultRootNamespace {
+		o.warn("metadata.namespace", "the ConfigMap istio is read from "+defaultRootNamespace+" only")
+		return
+	}
+	o.p.set.Mesh, o.p.set.MeshFrom = mesh, o.Meta
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// local decodes tulle.dev/v1alpha1 Local.
+func (o *object) local() {
+	l := &Local{Meta: o.Meta}
+	if n := child(o.node, "spec"); n != nil {
+		b, err := toJSON(n)
+		if err != nil {
+			o.fail("spec", err.Error())
+			return
+		}
+		strict, err := kjson.UnmarshalStrict(b, &l.Spec)
+		if err != nil {
+			o.fail("spec", strings.TrimPrefix(err.Error(), "json: "))
+			return
+		}
+		for _, e := range strict {
+			path := "spec"
+			if f, ok := e.(kjson.FieldError); ok {
+				path = "spec." + f.FieldPath()
+			}
+			o.fail(path, "unknown field")
+		}
+	}
+	for name, w := range l.Spec.Workloads {
+		if (len(w.Command) > 0) == (w.Builtin != "") {
+			o.fail("spec.workloads."+name, "exactly one of command and builtin is needed")
+		}
+		if w.Builtin != "" && w.Builtin != "standin" && w.Builtin != "opa" {
+			o.fail("spec.workloads."+name+".builtin", fmt.Sprintf("%q is not built in", w.Builtin), "standin and opa are")
+		}
+	}
+	if !o.bad && o.unique() {
+		o.p.set.Local = append(o.p.set.Local, l)
+	}
+}

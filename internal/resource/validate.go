@@ -1,0 +1,350 @@
+package resource
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// at formats a field path: at("spec.http", 0, "route", 1) is spec.http[0].route[1].
+func at(parts ...any) string {
+	var b strings.Builder
+	for i, p := range parts {
+		switch p := p.(type) {
+		case int:
+			fmt.Fprintf(&b, "[%d]", p)
+		case string:
+			if i > 0 {
+				b.WriteByte('.')
+			}
+			b.WriteString(p)
+		}
+	}
+	return b.String()
+}
+
+var hostPattern = regexp.MustCompile(`^(\*|(\*\.)?[a-z0-9]([-a-z0-9_]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9_]*[a-z0-9])?)*)$`)
+
+// host checks a host name with an optional wildcard as its first label.
+func (o *object) host(path, h string) {
+	if h == "" {
+		o.fail(path, "a host is needed")
+		return
+	}
+	if _, err := netip.ParseAddr(h); err == nil {
+		return
+	}
+	if len(h) > 253 || !hostPattern.MatchString(h) {
+		o.fail(path, fmt.Sprintf("%q is not a host name", h), "lower case letters, digits, '-' and '.', '*' only as the first label")
+	}
+}
+
+func (o *object) regex(path, expr string) {
+	if _, err := regexp.Compile(expr); err != nil {
+		o.fail(path, err.Error(), "regular expressions are RE2, and match the whole string")
+	}
+}
+
+func (o *object) stringMatch(path string, m *networking.StringMatch) {
+	if m == nil {
+		return
+	}
+	if r, ok := m.MatchType.(*networking.StringMatch_Regex); ok {
+		o.regex(path+".regex", r.Regex)
+	}
+}
+
+func (o *object) portNumber(path string, n uint32) {
+	if n == 0 || n > 65535 {
+		o.fail(path, fmt.Sprintf("%d is not a port (1 to 65535)", n))
+	}
+}
+
+func validateVirtualService(o *object, vs *networking.VirtualService) {
+	if len(vs.Hosts) == 0 && len(vs.Http) == 0 {
+		o.fail("spec.hosts", "at least one host is needed")
+	}
+	for i, h := range vs.Hosts {
+		o.host(at("spec.hosts", i), h)
+	}
+	if len(vs.Http)+len(vs.Tcp)+len(vs.Tls) == 0 {
+		o.fail("spec", "one of http, tls and tcp is needed")
+	}
+	for i, r := range vs.Http {
+		o.httpRoute(at("spec.http", i), r)
+	}
+	for i, r := range vs.Tcp {
+		if len(r.Route) == 0 {
+			o.fail(at("spec.tcp", i), "a route is needed")
+		}
+		for j, d := range r.Route {
+			o.destination(at("spec.tcp", i, "route", j, "destination"), d.Destination)
+			o.weight(at("spec.tcp", i, "route", j, "weight"), d.Weight)
+		}
+	}
+	for i, r := range vs.Tls {
+		for j, m := range r.Match {
+			if len(m.SniHosts) == 0 {
+				o.fail(at("spec.tls", i, "match", j, "sniHosts"), "at least one SNI host is needed")
+			}
+		}
+	}
+}
+
+func (o *object) httpRoute(path string, r *networking.HTTPRoute) {
+	n := 0
+	for _, set := range []bool{len(r.Route) > 0, r.Redirect != nil, r.DirectResponse != nil, r.Delegate != nil} {
+		if set {
+			n++
+		}
+	}
+	if n != 1 {
+		o.fail(path, "exactly one of route, redirect, directResponse and delegate is needed")
+	}
+	if r.Redirect != nil && r.Rewrite != nil {
+		o.fail(path+".rewrite", "a redirect cannot be combined with a rewrite")
+	}
+	for i, m := range r.Match {
+		o.httpMatch(at(path+".match", i), m)
+	}
+	var sum int32
+	for i, d := range r.Route {
+		o.destination(at(path+".route", i, "destination"), d.Destination)
+		o.weight(at(path+".route", i, "weight"), d.Weight)
+		sum += d.Weight
+	}
+	if len(r.Route) > 1 && sum == 0 {
+		o.fail(path+".route", "the weights add up to 0: no destination would get a request")
+	}
+	if r.Retries != nil {
+		o.retries(path+".retries", r.Retries)
+		if t, p := r.Timeout, r.Retries.PerTryTimeout; t != nil && p != nil && t.AsDuration() > 0 && p.AsDuration() > t.AsDuration() {
+			o.warn(path+".retries.perTryTimeout", fmt.Sprintf("%s is longer than the route's timeout of %s: the timeout ends the first try, and no retry follows", p.AsDuration(), t.AsDuration()))
+		}
+	}
+	if r.Redirect != nil && r.Redirect.RedirectCode != 0 && !slices.Contains([]uint32{301, 302, 303, 307, 308}, r.Redirect.RedirectCode) {
+		o.fail(path+".redirect.redirectCode", "want 301, 302, 303, 307 or 308")
+	}
+	if d := r.DirectResponse; d != nil && (d.Status < 200 || d.Status > 599) {
+		o.fail(path+".directResponse.status", "want a status from 200 to 599")
+	}
+	if w := r.Rewrite; w != nil && w.UriRegexRewrite != nil {
+		o.regex(path+".rewrite.uriRegexRewrite.match", w.UriRegexRewrite.Match)
+		if w.Uri != "" {
+			o.fail(path+".rewrite", "only one of uri and uriRegexRewrite may be set")
+		}
+	}
+}
+
+func (o *object) httpMatch(path string, m *networking.HTTPMatchRequest) {
+	for name, sm := range map[string]*networking.StringMatch{"uri": m.Uri, "scheme": m.Scheme, "method": m.Method, "authority": m.Authority} {
+		o.stringMatch(path+"."+name, sm)
+	}
+	for _, name := range sortedKeys(m.Headers) {
+		o.headerName(path+".headers."+name, name)
+		o.stringMatch(path+".headers."+name, m.Headers[name])
+	}
+	for _, name := range sortedKeys(m.WithoutHeaders) {
+		o.headerName(path+".withoutHeaders."+name, name)
+		if r, ok := m.WithoutHeaders[name].GetMatchType().(*networking.StringMatch_Regex); !ok || r.Regex != "*" { // "*" means presence (VS25)
+			o.stringMatch(path+".withoutHeaders."+name, m.WithoutHeaders[name])
+		}
+	}
+	for _, name := range sortedKeys(m.QueryParams) {
+		o.stringMatch(path+".queryParams."+name, m.QueryParams[name])
+	}
+	if m.Port > 65535 {
+		o.portNumber(path+".port", m.Port)
+	}
+}
+
+func (o *object) headerName(path, name string) {
+	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~@[]") != "" {
+		o.fail(path, fmt.Sprintf("%q is not a header name", name))
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (o *object) destination(path string, d *networking.Destination) {
+	if d == nil {
+		o.fail(path, "a destination is needed")
+		return
+	}
+	o.host(path+".host", d.Host)
+	if d.Port != nil {
+		o.portNumber(path+".port.number", d.Port.Number)
+	}
+}
+
+func (o *object) weight(path string, w int32) {
+	if w < 0 {
+		o.fail(path, "a weight may not be negative")
+	}
+}
+
+// retryConditions are Envoy's for HTTP and gRPC; numbers are status codes.
+var retryConditions = []string{"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited", "retriable-4xx",
+	"refused-stream", "retriable-status-codes", "retriable-headers", "http3-post-connect-failure",
+	"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
+
+func (o *object) retries(path string, r *networking.HTTPRetry) {
+	if r.Attempts < 0 {
+		o.fail(path+".attempts", "may not be negative")
+	}
+	if r.Attempts == 0 && (r.RetryOn != "" || r.PerTryTimeout != nil) {
+		o.fail(path+".attempts", "attempts is 0, so retryOn and perTryTimeout have no effect", "set attempts, or remove them")
+	}
+	for _, c := range strings.Split(r.RetryOn, ",") {
+		c = strings.TrimSpace(c)
+		if c == "" || slices.Contains(retryConditions, c) {
+			continue
+		}
+		if n, err := strconv.Atoi(c); err == nil && n >= 100 && n <= 599 {
+			continue
+		}
+		o.fail(path+".retryOn", fmt.Sprintf("%q is not a retry condition", c), didYouMean(c, retryConditions))
+	}
+}
+
+func validateDestinationRule(o *object, dr *networking.DestinationRule) {
+	o.host("spec.host", dr.Host)
+	o.trafficPolicy("spec.trafficPolicy", dr.TrafficPolicy)
+	seen := map[string]bool{}
+	for i, s := range dr.Subsets {
+		path := at("spec.subsets", i)
+		if s.Name == "" {
+			o.fail(path+".name", "a name is needed")
+		}
+		if seen[s.Name] {
+			o.fail(path+".name", fmt.Sprintf("the subset %q is defined twice", s.Name))
+		}
+		seen[s.Name] = true
+		o.trafficPolicy(path+".trafficPolicy", s.TrafficPolicy)
+	}
+}
+
+func (o *object) trafficPolicy(path string, p *networking.TrafficPolicy) {
+	if p == nil {
+		return
+	}
+	o.connectionPool(path+".connectionPool", p.ConnectionPool)
+	o.outlier(path+".outlierDetection", p.OutlierDetection)
+	o.clientTLS(path+".tls", p.Tls)
+	for i, pl := range p.PortLevelSettings {
+		sub := at(path+".portLevelSettings", i)
+		if pl.Port == nil {
+			o.fail(sub+".port", "a port is needed")
+		}
+		o.connectionPool(sub+".connectionPool", pl.ConnectionPool)
+		o.outlier(sub+".outlierDetection", pl.OutlierDetection)
+		o.clientTLS(sub+".tls", pl.Tls)
+	}
+}
+
+func (o *object) connectionPool(path string, c *networking.ConnectionPoolSettings) {
+	if c == nil {
+		return
+	}
+	if c.Tcp == nil && c.Http == nil {
+		o.fail(path, "one of tcp and http is needed")
+	}
+	for name, v := range map[string]int32{
+		"tcp.maxConnections": c.GetTcp().GetMaxConnections(), "http.http1MaxPendingRequests": c.GetHttp().GetHttp1MaxPendingRequests(),
+		"http.http2MaxRequests": c.GetHttp().GetHttp2MaxRequests(), "http.maxRequestsPerConnection": c.GetHttp().GetMaxRequestsPerConnection(),
+		"http.maxRetries": c.GetHttp().GetMaxRetries(), "http.maxConcurrentStreams": c.GetHttp().GetMaxConcurrentStreams(),
+	} {
+		if v < 0 {
+			o.fail(path+"."+name, "may not be negative")
+		}
+	}
+	if d := c.GetTcp().GetConnectTimeout(); d != nil && d.AsDuration().Milliseconds() < 1 {
+		o.fail(path+".tcp.connectTimeout", "must be at least 1ms")
+	}
+}
+
+func (o *object) outlier(path string, d *networking.OutlierDetection) {
+	if d == nil {
+		return
+	}
+	for name, v := range map[string]int32{"maxEjectionPercent": d.MaxEjectionPercent, "minHealthPercent": d.MinHealthPercent} {
+		if v < 0 || v > 100 {
+			o.fail(path+"."+name, fmt.Sprintf("%d is not a percentage", v))
+		}
+	}
+	if d.ConsecutiveErrors != 0 { //nolint:staticcheck // deprecated, and in people's files
+		o.warn(path+".consecutiveErrors", "deprecated", "use consecutive5xxErrors or consecutiveGatewayErrors")
+	}
+}
+
+func (o *object) clientTLS(path string, t *networking.ClientTLSSettings) {
+	if t == nil {
+		return
+	}
+	if t.Mode == networking.ClientTLSSettings_MUTUAL && t.CredentialName == "" && (t.ClientCertificate == "" || t.PrivateKey == "") {
+		o.fail(path, "mode MUTUAL needs clientCertificate and privateKey, or credentialName")
+	}
+	if t.Mode == networking.ClientTLSSettings_ISTIO_MUTUAL && (t.ClientCertificate != "" || t.PrivateKey != "" || t.CaCertificates != "" || t.CredentialName != "") {
+		o.fail(path, "mode ISTIO_MUTUAL uses the mesh's certificates; it takes none of its own")
+	}
+}
+
+func validateGateway(o *object, g *networking.Gateway) {
+	if len(g.Servers) == 0 {
+		o.fail("spec.servers", "at least one server is needed")
+	}
+	for i, s := range g.Servers {
+		path := at("spec.servers", i)
+		if s.Port == nil {
+			o.fail(path+".port", "a port is needed")
+			continue
+		}
+		o.portNumber(path+".port.number", s.Port.Number)
+		if s.Port.Name == "" {
+			o.fail(path+".port.name", "a name is needed")
+		}
+		if len(s.Hosts) == 0 {
+			o.fail(path+".hosts", "at least one host is needed")
+		}
+		protocol := strings.ToUpper(s.Port.Protocol)
+		if !slices.Contains([]string{"HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "TCP", "TLS"}, protocol) {
+			o.fail(path+".port.protocol", fmt.Sprintf("%q is not a protocol", s.Port.Protocol), "HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, TCP, TLS")
+		}
+		switch {
+		case (protocol == "HTTPS" || protocol == "TLS") && s.Tls == nil:
+			o.fail(path+".tls", "protocol "+protocol+" needs tls")
+		case protocol == "HTTP" && s.Tls != nil && !s.Tls.HttpsRedirect:
+			o.fail(path+".tls", "protocol HTTP takes only tls.httpsRedirect")
+		case s.Tls != nil && (s.Tls.Mode == networking.ServerTLSSettings_SIMPLE || s.Tls.Mode == networking.ServerTLSSettings_MUTUAL) && protocol != "HTTP" &&
+			s.Tls.CredentialName == "" && len(s.Tls.CredentialNames) == 0 && s.Tls.ServerCertificate == "" && len(s.Tls.TlsCertificates) == 0:
+			o.fail(path+".tls", "a certificate is needed", "credentialName names a Secret with tls.crt and tls.key")
+		}
+	}
+}
+
+func validateServiceEntry(o *object, se *networking.ServiceEntry) {
+	if len(se.Hosts) == 0 {
+		o.fail("spec.hosts", "at least one host is needed")
+	}
+	for i, h := range se.Hosts {
+		o.host(at("spec.hosts", i), h)
+	}
+	for i, p := range se.Ports {
+		o.portNumber(at("spec.ports", i, "number"), p.Number)
+	}
+	if len(se.Endpoints) > 0 && se.WorkloadSelector != nil {
+		o.fail("spec.workloadSelector", "only one of endpoints and workloadSelector may be set")
+	}
+}

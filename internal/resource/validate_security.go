@@ -1,0 +1,180 @@
+package resource
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	security "istio.io/api/security/v1beta1"
+	typev1 "istio.io/api/type/v1beta1"
+)
+
+func (o *object) selector(s *typev1.WorkloadSelector) {
+	for _, k := range sortedKeys(s.GetMatchLabels()) {
+		if k == "" || strings.Contains(k, "*") || strings.Contains(s.MatchLabels[k], "*") {
+			o.fail("spec.selector.matchLabels", "labels may be neither empty nor wildcards")
+		}
+	}
+}
+
+func validatePeerAuthentication(o *object, pa *security.PeerAuthentication) {
+	o.selector(pa.Selector)
+	if len(pa.PortLevelMtls) > 0 && len(pa.Selector.GetMatchLabels()) == 0 {
+		o.fail("spec.portLevelMtls", "needs a selector: ports are the workload's")
+	}
+	for port := range pa.PortLevelMtls {
+		o.portNumber(fmt.Sprintf("spec.portLevelMtls.%d", port), port)
+	}
+}
+
+// conditionKeys that policies may test, by what their values are.
+var conditionKeys = []string{"request.headers", "source.ip", "remote.ip", "source.namespace", "source.serviceAccount", "source.trustDomain", "source.principal",
+	"request.auth.principal", "request.auth.audiences", "request.auth.presenter", "request.auth.claims", "destination.ip", "destination.port", "connection.sni"}
+
+func validateAuthorizationPolicy(o *object, p *security.AuthorizationPolicy) {
+	o.selector(p.Selector)
+	custom := p.Action == security.AuthorizationPolicy_CUSTOM
+	if custom != (p.GetProvider() != nil) {
+		o.fail("spec.provider", "action CUSTOM needs a provider, and only it takes one")
+	}
+	if custom && p.GetProvider() != nil && p.GetProvider().Name == "" {
+		o.fail("spec.provider.name", "a name is needed")
+	}
+	if (custom || p.Action == security.AuthorizationPolicy_DENY) && p.Rules == nil {
+		o.fail("spec.rules", "action "+p.Action.String()+" without rules does nothing", "rules: [{}] matches every request")
+	}
+	if p.Selector != nil && (p.TargetRef != nil || len(p.TargetRefs) > 0) {
+		o.fail("spec.selector", "only one of selector, targetRef and targetRefs may be set")
+	}
+	if p.Action == security.AuthorizationPolicy_ALLOW && p.Rules == nil && p.Selector == nil {
+		o.warn("spec", "an ALLOW policy without rules refuses every request in its scope", "rules: [{}] allows all")
+	}
+	for i, r := range p.Rules {
+		o.rule(at("spec.rules", i), r, custom)
+	}
+}
+
+func (o *object) rule(path string, r *security.Rule, custom bool) {
+	if r == nil {
+		o.fail(path, "a rule may not be null", "{} matches every request")
+		return
+	}
+	for i, f := range r.From {
+		o.source(at(path+".from", i, "source"), f.Source, custom)
+	}
+	for i, t := range r.To {
+		o.operation(at(path+".to", i, "operation"), t.Operation)
+	}
+	for i, c := range r.When {
+		o.condition(at(path+".when", i), c, custom)
+	}
+	if r.From != nil && len(r.From) == 0 || r.To != nil && len(r.To) == 0 {
+		o.fail(path, "from and to may not be empty lists")
+	}
+}
+
+func (o *object) source(path string, s *security.Source, custom bool) {
+	if s == nil {
+		o.fail(path, "a source is needed")
+		return
+	}
+	lists := map[string][]string{
+		"principals": s.Principals, "notPrincipals": s.NotPrincipals, "requestPrincipals": s.RequestPrincipals, "notRequestPrincipals": s.NotRequestPrincipals,
+		"namespaces": s.Namespaces, "notNamespaces": s.NotNamespaces, "serviceAccounts": s.ServiceAccounts, "notServiceAccounts": s.NotServiceAccounts,
+	}
+	n := o.valueLists(path, lists)
+	for name, values := range map[string][]string{"ipBlocks": s.IpBlocks, "notIpBlocks": s.NotIpBlocks, "remoteIpBlocks": s.RemoteIpBlocks, "notRemoteIpBlocks": s.NotRemoteIpBlocks} {
+		n += len(values)
+		for i, v := range values {
+			o.cidr(at(path+"."+name, i), v)
+		}
+	}
+	if n == 0 {
+		o.fail(path, "a source needs at least one field", "leave from out to mean anyone")
+	}
+	if len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0 && len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces) > 0 {
+		o.fail(path+".serviceAccounts", "cannot be combined with principals or namespaces")
+	}
+	if custom {
+		for _, name := range sortedKeys(lists) {
+			if len(lists[name]) > 0 {
+				o.fail(path+"."+name, "CUSTOM policies may not match on identities", "Istio checks them after the external authorizer; use a DENY or ALLOW policy")
+			}
+		}
+	}
+}
+
+// valueLists checks lists of strings and returns how many values there are.
+func (o *object) valueLists(path string, lists map[string][]string) (n int) {
+	for _, name := range sortedKeys(lists) {
+		n += len(lists[name])
+		for i, v := range lists[name] {
+			switch {
+			case v == "":
+				o.fail(at(path+"."+name, i), "a value may not be empty")
+			case strings.Contains(strings.Trim(v, "*"), "*") && !strings.Contains(v, "{*"):
+				o.warn(at(path+"."+name, i), "a * inside a value is an ordinary character", "only a leading or a trailing * is a wildcard")
+			}
+		}
+	}
+	return n
+}
+
+func (o *object) operation(path string, op *security.Operation) {
+	if op == nil {
+		o.fail(path, "an operation is needed")
+		return
+	}
+	n := o.valueLists(path, map[string][]string{"hosts": op.Hosts, "notHosts": op.NotHosts, "methods": op.Methods, "notMethods": op.NotMethods, "paths": op.Paths, "notPaths": op.NotPaths})
+	for name, values := range map[string][]string{"ports": op.Ports, "notPorts": op.NotPorts} {
+		n += len(values)
+		for i, v := range values {
+			if p, err := strconv.ParseUint(v, 10, 16); err != nil || p == 0 {
+				o.fail(at(path+"."+name, i), fmt.Sprintf("%q is not a port", v))
+			}
+		}
+	}
+	if n == 0 {
+		o.fail(path, "an operation needs at least one field", "leave to out to mean anything")
+	}
+	for name, values := range map[string][]string{"paths": op.Paths, "notPaths": op.NotPaths} {
+		for i, v := range values {
+			if strings.ContainsAny(v, "{}") && strings.Contains(strings.NewReplacer("{*}", "", "{**}", "").Replace(v), "{") {
+				o.fail(at(path+"."+name, i), fmt.Sprintf("%q: only {*} and {**} are path templates", v))
+			}
+		}
+	}
+}
+
+func (o *object) condition(path string, c *security.Condition, custom bool) {
+	key, _, bracket := strings.Cut(c.Key, "[")
+	if c.Key == "" || !slices.Contains(conditionKeys, key) || (key == "request.headers" || key == "request.auth.claims") != bracket {
+		o.fail(path+".key", fmt.Sprintf("%q is not a condition key", c.Key), didYouMean(key, conditionKeys))
+		return
+	}
+	if bracket && !strings.HasSuffix(c.Key, "]") {
+		o.fail(path+".key", fmt.Sprintf("%q lacks its closing bracket", c.Key))
+	}
+	if len(c.Values)+len(c.NotValues) == 0 {
+		o.fail(path, "values or notValues is needed")
+	}
+	if custom && (strings.HasPrefix(key, "request.auth.") || slices.Contains([]string{"source.principal", "source.namespace", "source.serviceAccount", "source.trustDomain"}, key)) {
+		o.fail(path+".key", "CUSTOM policies may not match on identities", "Istio checks them after the external authorizer; use a DENY or ALLOW policy")
+	}
+	if strings.HasSuffix(key, ".ip") {
+		for i, v := range append(slices.Clone(c.Values), c.NotValues...) {
+			o.cidr(at(path+".values", i), v)
+		}
+	}
+}
+
+func (o *object) cidr(path, v string) {
+	if _, err := netip.ParsePrefix(v); err == nil {
+		return
+	}
+	if _, err := netip.ParseAddr(v); err != nil {
+		o.fail(path, fmt.Sprintf("%q is neither an address nor a CIDR block", v))
+	}
+}

@@ -1,0 +1,55 @@
+package xds
+
+import (
+	"strings"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+)
+
+// caSuffix names the trust bundle of a credential (Istio's convention).
+const caSuffix = "-cacert"
+
+func inline(b []byte) *core.DataSource {
+	return &core.DataSource{Specifier: &core.DataSource_InlineBytes{InlineBytes: b}}
+}
+
+func encodeSecret(s *ir.Secret) []*tlspb.Secret {
+	var out []*tlspb.Secret
+	if len(s.Cert) > 0 {
+		out = append(out, &tlspb.Secret{Name: s.Name, Type: &tlspb.Secret_TlsCertificate{TlsCertificate: &tlspb.TlsCertificate{CertificateChain: inline(s.Cert), PrivateKey: inline(s.Key)}}})
+	}
+	if len(s.CA) > 0 {
+		out = append(out, &tlspb.Secret{Name: s.Name + caSuffix, Type: &tlspb.Secret_ValidationContext{ValidationContext: &tlspb.CertificateValidationContext{TrustedCa: inline(s.CA)}}})
+	}
+	return out
+}
+
+func decodeSecrets(r *Resources) ([]*ir.Secret, error) {
+	byName := map[string]*ir.Secret{}
+	var out []*ir.Secret
+	get := func(name string) *ir.Secret {
+		name = strings.TrimSuffix(name, caSuffix)
+		if byName[name] == nil {
+			byName[name] = &ir.Secret{Name: name}
+			out = append(out, byName[name])
+		}
+		return byName[name]
+	}
+	for _, name := range r.names(SecretType) {
+		m := &tlspb.Secret{}
+		if err := r.ByType[SecretType][name].Body.UnmarshalTo(m); err != nil {
+			return nil, err
+		}
+		if c := m.GetTlsCertificate(); c != nil {
+			s := get(name)
+			s.Cert, s.Key = c.CertificateChain.GetInlineBytes(), c.PrivateKey.GetInlineBytes()
+		}
+		if v := m.GetValidationContext(); v != nil {
+			get(name).CA = v.TrustedCa.GetInlineBytes()
+		}
+	}
+	return out, nil
+}
