@@ -1,0 +1,357 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/internal/capture"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// Names of a pod's containers.
+const (
+	AppContainer   = "app"
+	ProxyContainer = "istio-proxy"
+)
+
+// unredirected ports answer the outside directly: health and metrics.
+var unredirected = []uint16{15008, 15020, 15021, 15090}
+
+// pod is one running replica.
+type pod struct {
+	room  *Room
+	spec  *podSpec
+	addr  netip.Addr
+	ns    *netns
+	ready atomic.Bool
+	logs  map[string]*logFile
+
+	ctx    context.Context // ends when the pod is to stop
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	binds  map[string]string
+
+	mu        sync.Mutex
+	processes map[string]*os.Process
+	sibling   *netns // for exec in the proxy's place, made on demand
+}
+
+func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &pod{room: r, spec: s, addr: addr, ctx: ctx, cancel: cancel, processes: map[string]*os.Process{},
+		logs: map[string]*logFile{AppContainer: newLogFile(filepath.Join(r.podDir(s.Name), AppContainer+".log")), ProxyContainer: newLogFile(filepath.Join(r.podDir(s.Name), ProxyContainer+".log"))}}
+}
+
+func (p *pod) workload() *resource.Workload {
+	s := p.spec
+	return &resource.Workload{Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, OwnerKind: s.OwnerKind, Labels: s.Labels, Annotations: s.Annotations,
+		ServiceAccount: s.ServiceAccount, Address: p.addr, Ports: s.Ports, Ready: p.ready.Load(), Sidecar: s.Sidecar, ClusterID: "Kubernetes"}
+}
+
+// start makes the pod's place and launches its processes, sidecar first.
+func (p *pod) start() error {
+	if err := p.files(); err != nil {
+		return err
+	}
+	b := p.addr.As4()
+	var err error
+	if p.ns, err = newNetNS(fmt.Sprintf("tulle%d.%d", b[2], b[3]), p.addr); err != nil {
+		return err
+	}
+	if p.spec.Sidecar {
+		if err := capture.Apply(capture.Options{NetNS: p.ns.fd, OutboundPort: 15001, InboundPort: 15006, ExcludeInbound: unredirected, ExcludeOutbound: []netip.Addr{Gateway}}); err != nil {
+			return err
+		}
+	}
+	if p.spec.Sidecar || p.spec.Gateway {
+		argv, env, token := p.room.opts.Sidecar(p.workload(), p.spec.Gateway)
+		p.wg.Go(func() { p.keep(ProxyContainer, argv, env, token) })
+	}
+	if !p.spec.Gateway {
+		p.wg.Go(func() { p.keep(AppContainer, p.argv(), p.appEnv(), "") })
+	}
+	p.wg.Go(p.probe)
+	return nil
+}
+
+// files writes what is mounted into the pod.
+func (p *pod) files() error {
+	dir := p.room.podDir(p.spec.Name)
+	if err := ensureDir(dir); err != nil {
+		return err
+	}
+	ns := p.spec.Namespace
+	p.binds = map[string]string{}
+	for target, text := range map[string]string{
+		"/etc/resolv.conf": fmt.Sprintf("nameserver %s\nsearch %s.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n", Gateway, ns),
+		"/etc/hosts":       fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", p.addr, p.spec.Name),
+	} {
+		if _, err := os.Stat(target); err != nil {
+			continue
+		}
+		file := filepath.Join(dir, filepath.Base(target))
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			return err
+		}
+		p.binds[target] = file
+	}
+	if err := p.writeVolumes(p.spec.Volumes); err != nil {
+		return err
+	}
+	for name, v := range p.spec.Volumes {
+		if info, err := os.Stat(v.MountPath); err == nil && info.IsDir() {
+			p.binds[v.MountPath] = p.volumeDir(name)
+		}
+	}
+	return nil
+}
+
+func (p *pod) volumeDir(name string) string {
+	return filepath.Join(p.room.podDir(p.spec.Name), "volumes", name)
+}
+
+// writeVolumes brings the volumes' files up to date. Each file is replaced by
+// a rename, so that a reader never sees half of one.
+func (p *pod) writeVolumes(volumes map[string]volume) error {
+	for name, v := range volumes {
+		dir := p.volumeDir(name)
+		if err := ensureDir(dir); err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if _, ok := v.Files[e.Name()]; !ok && v.Files != nil {
+				_ = os.Remove(filepath.Join(dir, e.Name())) // a folder the application made stays
+			}
+		}
+		for file, text := range v.Files {
+			if file != filepath.Base(file) {
+				return fmt.Errorf("volume %s: %q is not a file name", name, file)
+			}
+			path := filepath.Join(dir, file)
+			if old, err := os.ReadFile(path); err == nil && string(old) == text {
+				continue
+			}
+			tmp := path + ".new~"
+			if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+				return err
+			}
+			if err := os.Rename(tmp, path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// argv is the application's command, with mount paths that cannot exist on
+// this machine replaced by where the volume really is.
+func (p *pod) argv() []string {
+	out := append([]string(nil), p.spec.Argv...)
+	for name, v := range p.spec.Volumes {
+		if p.binds[v.MountPath] != "" {
+			continue
+		}
+		for i, a := range out {
+			if a == v.MountPath || strings.HasPrefix(a, v.MountPath+"/") {
+				out[i] = p.volumeDir(name) + a[len(v.MountPath):]
+			}
+		}
+	}
+	return out
+}
+
+func (p *pod) appEnv() []string {
+	var env []string
+	for _, e := range p.spec.Env {
+		env = append(env, strings.ReplaceAll(e, podIPPlaceholder, p.addr.String()))
+	}
+	for name := range p.spec.Volumes {
+		env = append(env, "TULLE_VOLUME_"+strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name))+"="+p.volumeDir(name))
+	}
+	return append(env, "HOSTNAME="+p.spec.Name)
+}
+
+// Restart backoff, as kubelet's but shorter at first.
+const (
+	restartMin   = 200 * time.Millisecond
+	restartMax   = 5 * time.Minute
+	restartReset = 10 * time.Minute
+)
+
+// keep runs a container until the pod stops, restarting it with backoff.
+func (p *pod) keep(container string, argv, env []string, token string) {
+	backoff := restartMin
+	for p.ctx.Err() == nil {
+		begin := time.Now()
+		err := p.run(container, argv, env, token)
+		if p.ctx.Err() != nil {
+			return
+		}
+		if err == nil && p.spec.Once && container == AppContainer {
+			fmt.Fprintf(p.logs[container], "tulle: completed\n")
+			return
+		}
+		if time.Since(begin) > restartReset {
+			backoff = restartMin
+		}
+		fmt.Fprintf(p.logs[container], "tulle: %s ended (%v), again in %s\n", container, err, backoff)
+		p.room.opts.Log.Warn("process ended", "pod", p.spec.Name, "container", container, "err", err, "again in", backoff)
+		p.setReady(false)
+		timer := time.NewTimer(backoff)
+		select {
+		case <-p.ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		backoff = min(2*backoff, restartMax)
+	}
+}
+
+// run starts a container's process and waits for its end.
+func (p *pod) run(container string, argv, env []string, token string) error {
+	cmd := p.command(p.ns, argv, env, container == ProxyContainer)
+	cmd.Stdout, cmd.Stderr = p.logs[container], p.logs[container]
+	if token != "" {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		cmd.ExtraFiles = []*os.File{r}
+		if _, err := w.WriteString(token); err != nil { // far below a pipe's capacity
+			return err
+		}
+		w.Close()
+	}
+	// A process that leaves children holding its output must not keep us.
+	cmd.WaitDelay = time.Second
+	if err := p.launch(p.ns, cmd); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.processes[container] = cmd.Process
+	p.mu.Unlock()
+	err := cmd.Wait()
+	p.mu.Lock()
+	delete(p.processes, container)
+	p.mu.Unlock()
+	return err
+}
+
+// command prepares a process of the pod, through the shim.
+func (p *pod) command(ns *netns, argv, env []string, privileged bool) *exec.Cmd {
+	spec, _ := json.Marshal(shimSpec{Argv: argv, Dir: p.spec.Dir, Hostname: p.spec.Name, Binds: p.binds, Privileged: privileged, Path: os.Getenv("PATH")}) // plain data
+	cmd := exec.Command("/proc/self/exe", ShimArg)
+	cmd.Env = append(baseEnv(), env...)
+	cmd.Env = append(cmd.Env, shimEnv+"="+string(spec))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS}
+	return cmd
+}
+
+// baseEnv is what of our own environment a workload gets: enough to run
+// programs, none of the user's secrets.
+func baseEnv() []string {
+	var out []string
+	for _, k := range []string{"PATH", "HOME", "LANG", "TMPDIR", "USER"} {
+		if v, ok := os.LookupEnv(k); ok {
+			out = append(out, k+"="+v)
+		}
+	}
+	return out
+}
+
+// launch starts a command inside a network namespace.
+func (p *pod) launch(ns *netns, cmd *exec.Cmd) error { return ns.do(cmd.Start) }
+
+// dial connects from inside the pod.
+func (p *pod) dial(ctx context.Context, port int) (net.Conn, error) {
+	host := "127.0.0.1"
+	if p.spec.Gateway {
+		host = p.addr.String()
+	}
+	return p.ns.dial(ctx, net.JoinHostPort(host, fmt.Sprint(port)))
+}
+
+func (p *pod) setReady(v bool) {
+	if p.ready.Swap(v) != v {
+		p.room.changed()
+	}
+}
+
+// signal reaches the whole session of a container's process.
+func (p *pod) signal(container string, sig syscall.Signal) error {
+	p.mu.Lock()
+	proc := p.processes[container]
+	p.mu.Unlock()
+	if proc == nil {
+		return errNoProcess
+	}
+	if err := syscall.Kill(-proc.Pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// stop ends the pod in order: out of the endpoints, application, sidecar.
+func (p *pod) stop(ctx context.Context) {
+	p.cancel()
+	p.ready.Store(false)
+	for _, c := range []string{AppContainer, ProxyContainer} {
+		if p.signal(c, syscall.SIGTERM) == nil {
+			p.awaitExit(ctx, c, time.Duration(p.spec.Grace)*time.Second)
+		}
+		_ = p.signal(c, syscall.SIGKILL) // ended already, usually
+	}
+	p.wg.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sibling != nil {
+		p.sibling.close()
+	}
+	if p.ns != nil {
+		p.ns.close()
+	}
+	for _, l := range p.logs {
+		l.Close()
+	}
+	_ = os.RemoveAll(p.room.podDir(p.spec.Name)) // the room's folder goes as a whole anyway
+}
+
+func (p *pod) awaitExit(ctx context.Context, container string, grace time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, max(grace, time.Second))
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		p.mu.Lock()
+		gone := p.processes[container] == nil
+		p.mu.Unlock()
+		if gone {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
