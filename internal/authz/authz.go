@@ -120,32 +120,35 @@ func (s *step) matched(in *Input) *policy {
 func (e *Engine) Check(in *Input, ask Asker) Decision {
 	d := Decision{Allow: true}
 	for i := range e.steps {
-		s := &e.steps[i]
-		p := s.matched(in)
-		if s.ext != nil {
-			if p != nil && !s.external(&d, p, ask) {
-				return d
-			}
-			continue
+		if !e.steps[i].pass(&d, in, ask) {
+			break
 		}
-		refused := s.rbac.Action == ir.Allow && p == nil || s.rbac.Action == ir.Deny && p != nil
-		if !refused {
-			continue
-		}
-		name, origin := "", ir.Origin{}
-		if p != nil {
-			name, origin = p.Name, p.Origin
-		}
-		if s.rbac.DryRun {
-			d.Shadow = "none"
-			if name != "" {
-				d.Shadow = name
-			}
-			continue
-		}
-		return Decision{Action: s.rbac.Action, Policy: name, Origin: origin, External: nil, Shadow: d.Shadow}
 	}
 	return d
+}
+
+// pass runs one step; false: refused, and d says why.
+func (s *step) pass(d *Decision, in *Input, ask Asker) bool {
+	p := s.matched(in)
+	if s.ext != nil {
+		return p == nil || s.external(d, p, ask)
+	}
+	if refused := s.rbac.Action == ir.Allow && p == nil || s.rbac.Action == ir.Deny && p != nil; !refused {
+		return true
+	}
+	name, origin := "", ir.Origin{}
+	if p != nil {
+		name, origin = p.Name, p.Origin
+	}
+	if s.rbac.DryRun {
+		d.Shadow = "none"
+		if name != "" {
+			d.Shadow = name
+		}
+		return true
+	}
+	*d = Decision{Action: s.rbac.Action, Policy: name, Origin: origin, Shadow: d.Shadow}
+	return false
 }
 
 // external asks; false: refused, and d says why. Whatever goes wrong refuses,

@@ -264,3 +264,20 @@ func ParseCertificates(text []byte) ([]*x509.Certificate, error) {
 	}
 	return out, nil
 }
+
+// ServerPEM issues a server certificate like ServerCertificate, as the PEM
+// texts of a kubernetes.io/tls Secret.
+func (a *Authority) ServerPEM(dnsNames ...string) (chain, key []byte, err error) {
+	c, err := a.ServerCertificate(dnsNames...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, der := range c.Certificate {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}

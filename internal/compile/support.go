@@ -2,6 +2,8 @@ package compile
 
 import (
 	networking "istio.io/api/networking/v1alpha3"
+	"net/netip"
+	"slices"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -130,16 +132,20 @@ func (x *Index) checkBlocks(dr *resource.DestinationRule, path string, lb *netwo
 	})
 }
 
-// Workload finds an instance by pod name or owner.
+// Workload finds an instance by pod name, else the first one by owner,
+// component or app; nil for none.
 func (x *Index) Workload(name string) *resource.Workload {
-	for _, w := range x.set.Workloads {
-		if w.Name == name {
-			return w
-		}
-	}
-	for _, w := range x.set.Workloads {
-		if w.Owner == name {
-			return w
+	for _, match := range []func(*resource.Workload) bool{
+		func(w *resource.Workload) bool { return w.Name == name || w.Name+"."+w.Namespace == name },
+		func(w *resource.Workload) bool { return w.Owner == name },
+		func(w *resource.Workload) bool {
+			return w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
+		},
+	} {
+		for _, w := range x.set.Workloads {
+			if match(w) {
+				return w
+			}
 		}
 	}
 	return nil
@@ -147,6 +153,42 @@ func (x *Index) Workload(name string) *resource.Workload {
 
 // Node is the proxy of an instance.
 func (x *Index) Node(w *resource.Workload) ir.Node {
-	return ir.Node{Type: ir.Sidecar, Name: w.Name, Namespace: w.Namespace, IPs: []string{w.Address.String()}, Labels: w.Labels,
+	role := ir.Sidecar
+	if w.Gateway {
+		role = ir.Router
+	}
+	return ir.Node{Type: role, Name: w.Name, Namespace: w.Namespace, IPs: []string{w.Address.String()}, Labels: w.Labels,
 		ServiceAccount: w.ServiceAccount, WorkloadName: w.Owner, TrustDomain: x.TrustDomain()}
+}
+
+// serviceFor resolves a host as a caller in namespace writes it, short or full.
+func (x *Index) serviceFor(host, namespace string) *service {
+	for _, s := range x.services {
+		if s.host == host || slices.Contains(s.domains(namespace), host) {
+			return s
+		}
+	}
+	return nil
+}
+
+// ServicePorts lists the ports of the service that a caller in namespace means
+// by host; nil for an unknown one.
+func (x *Index) ServicePorts(host, namespace string) []uint16 {
+	s := x.serviceFor(host, namespace)
+	if s == nil {
+		return nil
+	}
+	var out []uint16
+	for i := range s.ports {
+		out = append(out, s.ports[i].number)
+	}
+	return out
+}
+
+// ServiceAddress is the service's own address; the zero Addr when it has none.
+func (x *Index) ServiceAddress(host, namespace string) netip.Addr {
+	if s := x.serviceFor(host, namespace); s != nil {
+		return s.vip
+	}
+	return netip.Addr{}
 }

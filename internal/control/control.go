@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tulle-mesh/tulle/internal/compile"
+	"github.com/tulle-mesh/tulle/internal/explain"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/source"
@@ -33,7 +34,10 @@ type Options struct {
 	// Changed is told of every new state, from the loop's goroutine; it must
 	// not block. May be nil.
 	Changed func(*State)
-	Log     *slog.Logger
+	// Ask puts what explain is asked to external authorizers; nil: they cannot
+	// be reached from here.
+	Ask explain.Ask
+	Log *slog.Logger
 }
 
 // State is what the control plane knows at one moment; immutable.

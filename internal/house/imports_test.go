@@ -35,9 +35,10 @@ ir < xds;
 telemetry < admin;
 NONE < capture;
 capture, resource, ir < machine;
-resource, source, compile, explain, xds, ca, admin, ir, identity < control;
+resource, source, compile, explain, xds, admin, ir < control;
 xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, opa, upstream < agent;
-resource, source, compile, explain, route, authz, control, agent, machine, capture, opa, ca, xds, ir, identity, admin, telemetry < cli;
+control, agent, machine, capture, source, resource, ca, extauthz, authz, ir, identity, admin < up;
+up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
 cli < cmd/tulle;
 resource, source, compile, explain, route, authz, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
 proxy, ir, identity, ca, telemetry, agent < bench;
@@ -48,14 +49,14 @@ resource, opa < examples;
 var fences = map[string][]string{
 	"github.com/envoyproxy/go-control-plane": {"xds", "extauthz", "opa", "meshtest"},
 	"github.com/open-policy-agent/opa":       {"opa", "examples"},
-	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "control", "agent", "cli", "meshtest"},
-	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source"},
-	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples", "control", "cli", "machine"},
-	"k8s.io":                                 {"resource", "compile", "machine", "source", "examples", "control", "cli"},
+	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "meshtest"},
+	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control"},
+	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
+	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
 	"github.com/spf13/cobra":                 {"cli"},
-	"gopkg.in/yaml.v3":                       {"resource", "source", "compile", "opa", "cli"},
+	"gopkg.in/yaml.v3":                       {"resource", "source", "compile", "opa"},
 }
 
 // allowed parses order into importer → imported rooms.

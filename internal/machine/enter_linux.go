@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,12 +24,22 @@ const (
 
 const roomEnv = "TULLE_ROOM"
 
+// handover is what travels from Enter to the room through the environment.
+type handover struct {
+	Files int // inherited, from descriptor 3 on
+	Spec  json.RawMessage
+}
+
 // Enter runs this binary again inside fresh namespaces (user, when we are not
-// root; mount, network, process, host name, IPC), hands it spec and listeners
+// root; mount, network, process, host name, IPC), hands it spec and files
 // and waits for it. When this process dies, however that happens, the kernel
-// kills what is inside. It returns the exit code.
-func Enter(spec any, listeners []*os.File) (int, error) {
+// kills what is inside. The end of ctx asks it to stop. It returns the exit
+// code.
+func Enter(ctx context.Context, spec any, files []*os.File) (int, error) {
 	b, err := json.Marshal(spec)
+	if err == nil {
+		b, err = json.Marshal(handover{len(files), b})
+	}
 	if err != nil {
 		return 1, err
 	}
@@ -38,7 +49,7 @@ func Enter(spec any, listeners []*os.File) (int, error) {
 	cmd := exec.Command("/proc/self/exe", InitArg)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), roomEnv+"="+string(b))
-	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdin, os.Stdout, os.Stderr, listeners
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdin, os.Stdout, os.Stderr, files
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
@@ -49,25 +60,17 @@ func Enter(spec any, listeners []*os.File) (int, error) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	if err := ctx.Err(); err != nil {
+		return 1, err
+	}
 	if err := cmd.Start(); err != nil {
 		return 1, explainClone(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case s := <-signals:
-				_ = cmd.Process.Signal(s) // gone already: Wait says so
-			case <-done:
-				return
-			}
-		}
-	}()
+	stop := context.AfterFunc(ctx, func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // gone already: Wait says so
+	})
+	defer stop()
 	err = cmd.Wait()
-	close(done)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return exit.ExitCode(), nil
@@ -101,12 +104,10 @@ func Init() int {
 	// A fresh /proc shows our processes only. Where another container masks parts
 	// of /proc the kernel refuses, and the old one serves as well.
 	_ = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
-	var files []*os.File
-	for fd := 3; ; fd++ {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			break
-		}
-		files = append(files, os.NewFile(uintptr(fd), "listener"))
+	files, err := RoomSpec(nil)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "tulle:", err)
+		return 1
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -136,5 +137,20 @@ func Init() int {
 	}
 }
 
-// RoomSpec reads what Enter was given.
-func RoomSpec(into any) error { return json.Unmarshal([]byte(os.Getenv(roomEnv)), into) }
+// RoomSpec reads what Enter was given, and its files. None of our children
+// inherits the files unless we hand them on.
+func RoomSpec(into any) ([]*os.File, error) {
+	var h handover
+	if err := json.Unmarshal([]byte(os.Getenv(roomEnv)), &h); err != nil {
+		return nil, fmt.Errorf("this command is for tulle's own use: %w", err)
+	}
+	var files []*os.File
+	for i := range h.Files {
+		unix.CloseOnExec(3 + i)
+		files = append(files, os.NewFile(uintptr(3+i), "inherited"))
+	}
+	if into == nil {
+		return files, nil
+	}
+	return files, json.Unmarshal(h.Spec, into)
+}

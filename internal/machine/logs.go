@@ -1,7 +1,9 @@
 package machine
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -60,56 +62,80 @@ func (l *logFile) Close() error {
 	return l.file.Close()
 }
 
-// copyTo writes the log to w, and with follow what comes until ctx ends.
-func (l *logFile) copyTo(ctx context.Context, w io.Writer, follow bool) error {
-	var at int64
-	if !follow {
-		if b, err := os.ReadFile(l.path + ".1"); err == nil {
-			if _, err := w.Write(b); err != nil {
-				return err
-			}
-		}
+// copyTo writes the log's last lines (tail < 0: all) to w, and with follow what
+// comes until ctx ends.
+func (l *logFile) copyTo(ctx context.Context, w io.Writer, follow bool, tail int) error {
+	l.mu.Lock()
+	changed, at := l.changed, l.size
+	l.mu.Unlock()
+	old, _ := os.ReadFile(l.path + ".1") // the older half, if there is one
+	now, _ := os.ReadFile(l.path)        // nothing was written yet: empty
+	now = now[:min(int64(len(now)), at)]
+	if _, err := w.Write(lastLines(append(old, now...), tail)); err != nil || !follow {
+		return err
 	}
 	for {
-		l.mu.Lock()
-		changed, size := l.changed, l.size
-		l.mu.Unlock()
-		if size < at {
-			at = 0 // turned over
-		}
-		f, err := os.Open(l.path)
-		if err == nil {
-			_, err = f.Seek(at, io.SeekStart)
-			var n int64
-			if err == nil {
-				n, err = io.Copy(w, f)
-			}
-			at += n
-			f.Close()
-			if err != nil {
-				return err
-			}
-		}
-		if !follow {
-			return nil
-		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		}
+		l.mu.Lock()
+		size := l.size
+		changed = l.changed
+		l.mu.Unlock()
+		if size < at {
+			at = 0 // turned over
+		}
+		n, err := copyFrom(l.path, at, w)
+		if err != nil {
+			return err
+		}
+		at += n
 	}
 }
 
-// Logs writes a container's log of a workload to w.
-func (r *Room) Logs(ctx context.Context, workload, container string, follow bool, w io.Writer) error {
+func copyFrom(path string, at int64, w io.Writer) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, nil // turned over just now: the next write brings it back
+	}
+	defer f.Close()
+	if _, err := f.Seek(at, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return io.Copy(w, f)
+}
+
+func lastLines(b []byte, n int) []byte {
+	if n < 0 {
+		return b
+	}
+	i := len(b)
+	if i > 0 && b[i-1] == '\n' {
+		i--
+	}
+	for ; n > 0 && i > 0; n-- {
+		if i = bytes.LastIndexByte(b[:i], '\n'); i < 0 {
+			return b
+		}
+	}
+	return b[min(i+1, len(b)):]
+}
+
+// Logs writes the last lines (tail < 0: all) of a container's log to w, and
+// with follow what comes.
+func (r *Room) Logs(ctx context.Context, workload, container string, follow bool, tail int, w io.Writer) error {
 	p, err := r.find(workload)
 	if err != nil {
 		return err
 	}
 	l := p.logs[container]
 	if l == nil {
-		l = p.logs[AppContainer]
+		if container != p.spec.Owner && container != p.spec.Labels["app.kubernetes.io/component"] {
+			return fmt.Errorf("%s has no container %q; there are %s and %s", workload, container, AppContainer, ProxyContainer)
+		}
+		l = p.logs[AppContainer] // the container's name in the manifest
 	}
-	return l.copyTo(ctx, w, follow)
+	return l.copyTo(ctx, w, follow, tail)
 }

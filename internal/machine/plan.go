@@ -249,7 +249,11 @@ func (s *podSpec) field(path string) (string, bool) {
 // command decides which process stands for the container: --run, then Local,
 // then OPA for OPA's image, then the stand-in.
 func (p *planner) command(m *resource.Meta, s *podSpec, c *corev1.Container) {
-	if argv := p.opts.Run[m.Name]; len(argv) > 0 {
+	argv := p.opts.Run[m.Name]
+	if len(argv) == 0 {
+		argv = p.opts.Run[s.Labels["app.kubernetes.io/component"]] // worker: worker-v1 and worker-v2
+	}
+	if len(argv) > 0 {
 		s.Argv = argv
 		return
 	}

@@ -59,7 +59,7 @@ func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
 func (p *pod) workload() *resource.Workload {
 	s := p.spec
 	return &resource.Workload{Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, OwnerKind: s.OwnerKind, Labels: s.Labels, Annotations: s.Annotations,
-		ServiceAccount: s.ServiceAccount, Address: p.addr, Ports: s.Ports, Ready: p.ready.Load(), Sidecar: s.Sidecar, ClusterID: "Kubernetes"}
+		ServiceAccount: s.ServiceAccount, Address: p.addr, Ports: s.Ports, Ready: p.ready.Load(), Sidecar: s.Sidecar, Gateway: s.Gateway, ClusterID: "Kubernetes"}
 }
 
 // start makes the pod's place and launches its processes, sidecar first.
@@ -78,7 +78,7 @@ func (p *pod) start() error {
 		}
 	}
 	if p.spec.Sidecar || p.spec.Gateway {
-		argv, env, token := p.room.opts.Sidecar(p.workload(), p.spec.Gateway)
+		argv, env, token := p.room.opts.Sidecar(p.workload())
 		p.wg.Go(func() { p.keep(ProxyContainer, argv, env, token) })
 	}
 	if !p.spec.Gateway {

@@ -30,7 +30,7 @@ type Options struct {
 	// Sidecar returns the command, environment and secret token of a replica's
 	// proxy. The token reaches it through an inherited file, out of the
 	// application's sight.
-	Sidecar func(w *resource.Workload, gateway bool) (argv, env []string, token string)
+	Sidecar func(w *resource.Workload) (argv, env []string, token string)
 	// Gateways are proxies without application, by name.
 	Gateways []*resource.Workload
 	// Changed is told of every change of instances or readiness, serialized.

@@ -61,9 +61,7 @@ func (o *Options) set(kv string) error {
 	case "plugins.envoy_ext_authz_grpc.query":
 		o.Path = strings.ReplaceAll(strings.TrimPrefix(value, "data."), ".", "/")
 	case "decision_logs.console":
-		if value != "true" {
-			o.DecisionLog = nil
-		}
+		o.Console = value == "true"
 	case "plugins.envoy_ext_authz_grpc.dry-run", "plugins.envoy_ext_authz_grpc.enable-reflection":
 		if value != "false" {
 			return fmt.Errorf("--set %s: not supported", kv)
@@ -92,8 +90,7 @@ func Test(ctx context.Context, paths []string) ([]TestResult, error) {
 		return nil, err
 	}
 	defer store.Abort(ctx, txn)
-	ch, err := tester.NewRunner().SetStore(store).RunTests(ctx, txn)
-	_ = modules
+	ch, err := tester.NewRunner().SetStore(store).SetModules(modules).RunTests(ctx, txn)
 	if err != nil {
 		return nil, err
 	}

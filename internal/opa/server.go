@@ -38,6 +38,7 @@ type Options struct {
 	Addr        string   // REST, default :8181
 	GRPCAddr    string   // ext_authz, default :9191
 	Path        string   // decision, default envoy/authz/allow
+	Console     bool     // write the decision log (decision_logs.console), to DecisionLog
 	DecisionLog io.Writer
 	Log         *slog.Logger
 }
@@ -52,7 +53,7 @@ func Run(ctx context.Context, o Options) error {
 		o.Log.Warn(w)
 	}
 	d := &Decider{Engine: e}
-	if o.DecisionLog != nil {
+	if o.Console && o.DecisionLog != nil {
 		d.Log = NewDecisionLog(o.DecisionLog)
 	}
 	rest, err := net.Listen("tcp", o.Addr)

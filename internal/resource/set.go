@@ -175,6 +175,7 @@ type Workload struct {
 	ClusterID      string
 	Ready          bool
 	Sidecar        bool // its traffic is in the mesh, so peers use mTLS to it
+	Gateway        bool // a proxy of its own, without application
 }
 
 // WorkloadPort resolves a Service's targetPort by name.

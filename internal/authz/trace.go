@@ -1,0 +1,116 @@
+package authz
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
+)
+
+// Considered is one policy that Check looked at, for explain. Missed is empty
+// for one that matched.
+type Considered struct {
+	Action ir.Action
+	Policy *ir.Policy
+	Missed string
+}
+
+// Trace does what Check does and says which policies were considered, up to
+// the step that decided.
+func (e *Engine) Trace(in *Input, ask Asker) (Decision, []Considered) {
+	d := Decision{Allow: true}
+	var list []Considered
+	for i := range e.steps {
+		s := &e.steps[i]
+		action := ir.Action("CUSTOM")
+		if s.rbac != nil {
+			action = s.rbac.Action
+		}
+		for j := range s.policies {
+			p := &s.policies[j]
+			why := missed(p.principal, in)
+			if why == "" {
+				why = missed(p.permission, in)
+			}
+			list = append(list, Considered{action, p.Policy, why})
+		}
+		if !s.pass(&d, in, ask) {
+			break
+		}
+	}
+	return d, list
+}
+
+// missed says why an expression does not match; "" when it does.
+func missed(m matcher, in *Input) string {
+	if m.match(in) {
+		return ""
+	}
+	switch m := m.(type) {
+	case all:
+		for _, part := range m {
+			if why := missed(part, in); why != "" {
+				return why
+			}
+		}
+	case some:
+		var parts []string
+		for _, part := range m {
+			parts = append(parts, missed(part, in))
+		}
+		if len(parts) == 0 {
+			return "nothing is listed"
+		}
+		return strings.Join(parts, "; ")
+	case negation:
+		return "an excluded value is present"
+	case *leaf:
+		return m.missed(in)
+	}
+	return "no match"
+}
+
+func (l *leaf) missed(in *Input) string {
+	e := l.expr
+	var got string
+	switch e.Attr {
+	case ir.AttrPrincipal:
+		got = in.Principal
+	case ir.AttrSourceIP:
+		got = in.SourceIP.String()
+	case ir.AttrRemoteIP:
+		got = in.RemoteIP.String()
+	case ir.AttrDestinationIP:
+		got = in.DestinationIP.String()
+	case ir.AttrDestinationPort:
+		return fmt.Sprintf("%s is %d, wanted %d", e.Attr, in.DestinationPort, e.Port)
+	case ir.AttrSNI:
+		got = in.SNI
+	case ir.AttrHost:
+		got = in.Host
+	case ir.AttrMethod:
+		got = in.Method
+	case ir.AttrPath:
+		got = in.Path
+	case ir.AttrHeader:
+		if in.Headers != nil {
+			got, _ = in.Headers.Get(e.Key)
+		}
+	}
+	name := string(e.Attr)
+	if e.Key != "" {
+		name += "[" + e.Key + "]"
+	}
+	switch {
+	case !in.HTTP && strings.HasPrefix(name, "request."):
+		return name + " is not known on a TCP port"
+	case got == "":
+		got = "absent"
+	default:
+		got = fmt.Sprintf("%q", got)
+	}
+	if e.CIDR != "" {
+		return fmt.Sprintf("%s is %s, wanted within %s", name, got, e.CIDR)
+	}
+	return fmt.Sprintf("%s is %s, wanted %s %q", name, got, e.Value.Kind, e.Value.Value)
+}

@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/up"
+)
+
+// objects of a kind that the running mesh has, by namespace and name.
+func objects(c *cobra.Command, kind, namespace, name string) ([]control.Resource, error) {
+	client, err := up.Connect()
+	if err != nil {
+		return nil, err
+	}
+	var all, out []control.Resource
+	if err := client.Get(c.Context(), "/v1/resources/"+url.PathEscape(kind), &all); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, r := range all {
+		names = append(names, r.Namespace+"/"+r.Name)
+		if (namespace == "" || r.Namespace == namespace) && (name == "" || r.Name == name) {
+			out = append(out, r)
+		}
+	}
+	if len(out) == 0 && name != "" {
+		return nil, fmt.Errorf("no %s %q; there are: %s", kind, name, strings.Join(names, ", "))
+	}
+	return out, nil
+}
+
+// kindAndName takes "vs worker" or "vs/worker".
+func kindAndName(args []string) (kind, name string) {
+	kind, name, _ = strings.Cut(args[0], "/")
+	if len(args) > 1 {
+		name = args[1]
+	}
+	return kind, name
+}
+
+func completeKinds(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return control.KindNames(), cobra.ShellCompDirectiveNoFileComp
+}
+
+func getCommand() *cobra.Command {
+	var namespace string
+	c := &cobra.Command{
+		Use: "get KIND [NAME]", Short: "List configuration objects in force", Args: usage(cobra.RangeArgs(1, 2)), ValidArgsFunction: completeKinds,
+		Example: `  tulle get virtualservices -n researchflow
+  tulle get peerauthentication default -n researchflow -o yaml`,
+	}
+	output := outputFlag(c)
+	c.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace (default: all)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		kind, name := kindAndName(args)
+		list, err := objects(c, kind, namespace, name)
+		if err != nil {
+			return err
+		}
+		return output(list, func(w io.Writer) error {
+			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+			fmt.Fprintln(t, "NAMESPACE\tNAME\tPROBLEMS\tFROM")
+			for _, r := range list {
+				fmt.Fprintf(t, "%s\t%s\t%d\t%s\n", r.Namespace, r.Name, len(r.Problems), r.Origin.Place())
+			}
+			return t.Flush()
+		})
+	}
+	return c
+}
+
+func describeCommand() *cobra.Command {
+	var namespace string
+	c := &cobra.Command{
+		Use: "describe KIND NAME", Short: "Show an object, where it comes from and what is wrong with it", Args: usage(cobra.RangeArgs(1, 2)), ValidArgsFunction: completeKinds,
+		Example: `  tulle describe virtualservice orchestrator -n researchflow
+  tulle describe destinationrule worker`,
+	}
+	output := outputFlag(c)
+	c.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace (default: any)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		kind, name := kindAndName(args)
+		list, err := objects(c, kind, namespace, name)
+		if err != nil {
+			return err
+		}
+		return output(list, func(w io.Writer) error {
+			for i, r := range list {
+				if i > 0 {
+					fmt.Fprintln(w)
+				}
+				if err := describe(w, &r); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return c
+}
+
+func describe(w io.Writer, r *control.Resource) error {
+	fmt.Fprintf(w, "Name:       %s\nNamespace:  %s\nKind:       %s\nFrom:       %s\n", r.Name, r.Namespace, r.Kind, firstOf(r.Origin.Place(), "-"))
+	var spec any
+	if err := json.Unmarshal(r.Spec, &spec); err != nil {
+		return err
+	}
+	b, err := yaml.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "Spec:")
+	for _, line := range strings.Split(strings.TrimRight(string(b), "\n"), "\n") {
+		fmt.Fprintln(w, "  "+line)
+	}
+	if len(r.Problems) == 0 {
+		fmt.Fprintln(w, "Problems:   none")
+		return nil
+	}
+	fmt.Fprintln(w, "Problems:")
+	for _, p := range r.Problems {
+		fmt.Fprintf(w, "  %s: %s\n", p.Severity, p)
+	}
+	return nil
+}
+
+func routesCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "routes SERVICE", Short: "Show every route that leads to a service", Args: usage(cobra.ExactArgs(1)),
+		Example: `  tulle routes orchestrator
+  tulle routes worker -o json`,
+	}
+	output := outputFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		client, err := up.Connect()
+		if err != nil {
+			return err
+		}
+		var rows []control.RouteRow
+		if err := client.Get(c.Context(), "/v1/routes/"+url.PathEscape(args[0]), &rows); err != nil {
+			return err
+		}
+		return output(rows, func(w io.Writer) error {
+			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+			fmt.Fprintln(t, "PROXY\tHOST\tROUTE\tMATCH\tTO\tTIMEOUT\tRETRIES\tFROM")
+			for _, r := range rows {
+				to, timeout, retries := routeAction(r.Route)
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Proxy, r.Host, r.Route.Name, routeMatch(&r.Route.Match), to, timeout, retries, place(r.Route.Match.Origin, r.Route.Origin))
+			}
+			return t.Flush()
+		})
+	}
+	return c
+}

@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/internal/explain"
+	"github.com/tulle-mesh/tulle/internal/up"
+)
+
+func explainCommand() *cobra.Command {
+	var (
+		q       explain.Question
+		headers []string
+	)
+	c := &cobra.Command{
+		Use:   "explain --from WORKLOAD --to HOST[:PORT]",
+		Short: "Say what would happen to a request, and which line of YAML decides",
+		Long: `Explain follows a request through the configuration in force, with the code
+that decides on live traffic, and names each decision with its file and line
+and what did not match before. It sends nothing, but for asking an external
+authorizer. Exit code 3: the request would be refused.`,
+		Example: `  tulle explain --from web --to worker:8000 --path /api/jobs
+  tulle explain --from istio-ingressgateway --to localhost --path /api/jobs -H "Authorization: Bearer $TOKEN"
+  tulle explain --from orchestrator --to worker --method POST -H 'x-version: v2' -o json`,
+		Args: usage(cobra.NoArgs),
+	}
+	output := outputFlag(c)
+	f := c.Flags()
+	f.StringVar(&q.From, "from", "", "workload that calls, or a gateway")
+	f.StringVar(&q.To, "to", "", "host and port as the caller writes them")
+	f.StringVarP(&q.Method, "method", "X", "GET", "HTTP method")
+	f.StringVar(&q.Path, "path", "/", "path, with query")
+	f.StringArrayVarP(&headers, "header", "H", nil, "'Name: value' (may be repeated)")
+	_ = c.MarkFlagRequired("from") // the flags exist
+	_ = c.MarkFlagRequired("to")
+	_ = c.RegisterFlagCompletionFunc("from", completeWorkloads)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		q.Headers = map[string]string{}
+		for _, h := range headers {
+			name, value, ok := strings.Cut(h, ":")
+			if !ok {
+				return &exitError{exitUsage, fmt.Sprintf("--header %q: want 'Name: value'", h)}
+			}
+			q.Headers[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
+		}
+		client, err := up.Connect()
+		if err != nil {
+			return err
+		}
+		var a explain.Answer
+		if err := client.Post(c.Context(), "/v1/explain", q, &a); err != nil {
+			return err
+		}
+		if err := output(a, func(w io.Writer) error { return writeAnswer(w, &a) }); err != nil {
+			return err
+		}
+		if !a.Allowed {
+			return &exitError{exitNo, ""}
+		}
+		return nil
+	}
+	return c
+}
+
+func writeAnswer(w io.Writer, a *explain.Answer) error {
+	for i, s := range a.Steps {
+		fmt.Fprintf(w, "%d. %-10s %s\n", i+1, s.Step, s.Outcome)
+		if !s.Origin.IsZero() {
+			fmt.Fprintf(w, "   %-10s by %s\n", "", s.Origin)
+		}
+		for _, m := range s.Missed {
+			fmt.Fprintf(w, "   %-10s not %s: %s%s\n", "", m.What, m.Why, at(place(m.Origin)))
+		}
+	}
+	switch {
+	case a.Allowed:
+		fmt.Fprintln(w, "=> the request reaches the application")
+	case a.Status == 0:
+		fmt.Fprintln(w, "=> the connection is closed")
+	default:
+		flag := ""
+		if a.Flag != "" {
+			flag = ", response flag " + a.Flag
+		}
+		fmt.Fprintf(w, "=> answered by the mesh: %d%s\n", a.Status, flag)
+	}
+	return nil
+}
+
+func at(place string) string {
+	if place == "-" {
+		return ""
+	}
+	return " (" + place + ")"
+}

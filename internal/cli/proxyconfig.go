@@ -1,0 +1,281 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/internal/agent"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/up"
+)
+
+func proxyConfigCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "proxy-config", Aliases: []string{"pc"},
+		Short: "Show the configuration a proxy runs",
+		Example: `  tulle proxy-config routes orchestrator
+  tulle proxy-config clusters worker-v1-0 -o json
+  tulle proxy-config secret web`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return &exitError{exitUsage, fmt.Sprintf("proxy-config knows listeners, routes, clusters, endpoints and secret, not %q", args[0])}
+			}
+			return c.Help()
+		},
+	}
+	c.AddCommand(
+		proxyConfig("listeners", "listener", "Where the proxy accepts connections", func(s *ir.Snapshot) any { return s.Listeners }, listenerTable),
+		proxyConfig("routes", "route", "How requests find a cluster", func(s *ir.Snapshot) any { return s.Routes }, routeTable),
+		proxyConfig("clusters", "cluster", "Upstream services and their limits", func(s *ir.Snapshot) any { return s.Clusters }, clusterTable),
+		endpointsCommand(), secretCommand(),
+	)
+	return c
+}
+
+// fromSidecar reads a page of a workload's sidecar.
+func fromSidecar(c *cobra.Command, which *choice, workload, page string, out any) error {
+	client, err := up.Connect()
+	if err != nil {
+		return err
+	}
+	name, err := which.one(c.Context(), client, workload)
+	if err != nil {
+		return err
+	}
+	return client.Get(c.Context(), "/v1/sidecars/"+url.PathEscape(name)+"/"+page, out)
+}
+
+func proxyConfig(use, alias, short string, pick func(*ir.Snapshot) any, table func(io.Writer, *ir.Snapshot)) *cobra.Command {
+	var which choice
+	c := &cobra.Command{Use: use + " WORKLOAD", Aliases: []string{alias}, Short: short, Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: completeWorkloads,
+		Example: "  tulle proxy-config " + use + " orchestrator\n  tulle proxy-config " + use + " orchestrator -o json"}
+	output := outputFlag(c)
+	which.flags(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		var s ir.Snapshot
+		if err := fromSidecar(c, &which, args[0], "config_dump", &s); err != nil {
+			return err
+		}
+		return output(pick(&s), func(w io.Writer) error {
+			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+			table(t, &s)
+			return t.Flush()
+		})
+	}
+	return c
+}
+
+func listenerTable(w io.Writer, s *ir.Snapshot) {
+	fmt.Fprintln(w, "ADDRESS\tPORT\tCHAIN\tMATCH\tTLS\tDESTINATION\tFROM")
+	for _, l := range s.Listeners {
+		chains := l.Chains
+		if l.Default != nil {
+			chains = append(chains[:len(chains):len(chains)], l.Default)
+		}
+		for _, c := range chains {
+			to := ""
+			if c.HTTP != nil {
+				to = "Route: " + c.HTTP.RouteTable
+			} else if c.TCP != nil {
+				to = "Cluster: " + clusterNames(c.TCP.Clusters)
+			}
+			tls := "-"
+			if c.TLS != nil {
+				tls = "TLS"
+				if c.TLS.RequireClientCert {
+					tls = "mTLS"
+				}
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", l.Address.Addr(), l.Address.Port(), c.Name, chainMatch(&c.Match), tls, to, place(c.Origin, l.Origin))
+		}
+	}
+}
+
+func chainMatch(m *ir.ChainMatch) string {
+	var parts []string
+	if m.Port != 0 {
+		parts = append(parts, fmt.Sprintf("port %d", m.Port))
+	}
+	if m.Transport != "" {
+		parts = append(parts, m.Transport)
+	}
+	if len(m.ServerNames) > 0 {
+		parts = append(parts, "SNI "+strings.Join(m.ServerNames, ","))
+	}
+	if len(parts) == 0 {
+		return "ALL"
+	}
+	return strings.Join(parts, "; ")
+}
+
+func clusterNames(list []ir.WeightedCluster) string {
+	var out []string
+	for _, w := range list {
+		if len(list) > 1 {
+			out = append(out, fmt.Sprintf("%s (%d)", w.Name, w.Weight))
+		} else {
+			out = append(out, w.Name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func place(origins ...ir.Origin) string {
+	for _, o := range origins {
+		if o.File != "" {
+			return o.Place()
+		}
+		if o.Kind != "" {
+			return o.String()
+		}
+	}
+	return "-"
+}
+
+func routeTable(w io.Writer, s *ir.Snapshot) {
+	fmt.Fprintln(w, "TABLE\tVIRTUAL HOST\tROUTE\tMATCH\tTO\tTIMEOUT\tRETRIES\tFROM")
+	for _, t := range s.Routes {
+		for _, vh := range t.VirtualHosts {
+			for _, r := range vh.Routes {
+				to, timeout, retries := routeAction(r)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, vh.Name, r.Name, routeMatch(&r.Match), to, timeout, retries, place(r.Match.Origin, r.Origin))
+			}
+		}
+	}
+}
+
+func routeAction(r *ir.Route) (to, timeout, retries string) {
+	timeout, retries = "-", "-"
+	switch {
+	case r.Redirect != nil:
+		to = fmt.Sprintf("redirect %d", max(r.Redirect.Code, 301))
+	case r.Direct != nil:
+		to = fmt.Sprintf("answer %d", r.Direct.Status)
+	case r.Forward != nil:
+		to = clusterNames(r.Forward.Clusters)
+		if r.Forward.Timeout > 0 {
+			timeout = r.Forward.Timeout.String()
+		}
+		if p := r.Forward.Retry; p != nil {
+			retries = fmt.Sprintf("%d on %s", p.Attempts, strings.Join(p.On, ","))
+		}
+	}
+	return to, timeout, retries
+}
+
+func routeMatch(m *ir.RouteMatch) string {
+	var parts []string
+	if m.Path != nil {
+		parts = append(parts, fmt.Sprintf("%s %s", m.Path.Kind, m.Path.Value))
+	}
+	for _, h := range m.Headers {
+		not := ""
+		if h.Invert {
+			not = "not "
+		}
+		parts = append(parts, fmt.Sprintf("%s %s%s %s", h.Name, not, h.Value.Kind, h.Value.Value))
+	}
+	for _, q := range m.Query {
+		parts = append(parts, fmt.Sprintf("?%s %s %s", q.Name, q.Value.Kind, q.Value.Value))
+	}
+	if len(parts) == 0 {
+		return "ALL"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func clusterTable(w io.Writer, s *ir.Snapshot) {
+	fmt.Fprintln(w, "SERVICE FQDN\tPORT\tSUBSET\tDIRECTION\tTYPE\tTLS\tMAX CONN\tPENDING\tREQUESTS\tOUTLIER\tDESTINATION RULE")
+	limit := func(n uint32) string {
+		if n == ir.Unlimited {
+			return "-"
+		}
+		return fmt.Sprint(n)
+	}
+	for _, c := range s.Clusters {
+		host, subset, direction, port := c.Name, "-", "-", "-"
+		if p := strings.Split(c.Name, "|"); len(p) == 4 {
+			direction, port, host = p[0], p[1], firstOf(p[3], "-")
+			subset = firstOf(p[2], "-")
+		}
+		tls, outlier := "-", "-"
+		if c.TLS != nil {
+			tls = c.TLS.Mode
+		} else if c.AutoTLS != nil {
+			tls = "auto " + c.AutoTLS.Mode
+		}
+		if c.Outlier != nil {
+			outlier = fmt.Sprintf("%d×5xx, %s", c.Outlier.Consecutive5xx, c.Outlier.BaseEjection)
+		}
+		rule := "-"
+		if !c.PolicyFrom.IsZero() {
+			rule = place(c.PolicyFrom)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", host, port, subset, direction, c.Type, tls, limit(c.Breaker.MaxConnections), limit(c.Breaker.MaxPendingRequests), limit(c.Breaker.MaxRequests), outlier, rule)
+	}
+}
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func endpointsCommand() *cobra.Command {
+	var which choice
+	c := &cobra.Command{Use: "endpoints WORKLOAD", Aliases: []string{"endpoint", "ep"}, Short: "Instances behind each cluster, as this proxy sees them", Args: usage(cobra.ExactArgs(1)),
+		ValidArgsFunction: completeWorkloads, Example: "  tulle proxy-config endpoints orchestrator"}
+	output := outputFlag(c)
+	which.flags(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		var list []agent.ClusterStatus
+		if err := fromSidecar(c, &which, args[0], "clusters", &list); err != nil {
+			return err
+		}
+		return output(list, func(w io.Writer) error {
+			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+			fmt.Fprintln(t, "ENDPOINT\tSTATUS\tOUTLIER CHECK\tACTIVE\tWORKLOAD\tCLUSTER")
+			for _, cl := range list {
+				for _, e := range cl.Endpoints {
+					fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", e.Address, e.Status, e.Outlier, e.Active, firstOf(e.Workload.Instance, "-"), cl.Name)
+				}
+			}
+			return t.Flush()
+		})
+	}
+	return c
+}
+
+func secretCommand() *cobra.Command {
+	var which choice
+	c := &cobra.Command{Use: "secret WORKLOAD", Aliases: []string{"secrets"}, Short: "The proxy's certificate and its trust bundle (never keys)", Args: usage(cobra.ExactArgs(1)),
+		ValidArgsFunction: completeWorkloads, Example: "  tulle proxy-config secret orchestrator"}
+	output := outputFlag(c)
+	which.flags(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		var info identity.Info
+		if err := fromSidecar(c, &which, args[0], "certs", &info); err != nil {
+			return err
+		}
+		return output(info, func(w io.Writer) error { return writeSecret(w, &info) })
+	}
+	return c
+}
+
+func writeSecret(w io.Writer, i *identity.Info) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "RESOURCE\tTYPE\tIDENTITY OR SUBJECT\tSERIAL\tNOT AFTER")
+	fmt.Fprintf(t, "default\tCert Chain\t%s\t%s\t%s\n", i.URI, i.Serial, i.NotAfter.UTC().Format(time.RFC3339))
+	for _, r := range i.Roots {
+		fmt.Fprintf(t, "ROOTCA\tCA\t%s\t%s\t%s\n", r.Subject, r.Serial, r.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return t.Flush()
+}

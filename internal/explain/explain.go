@@ -1,0 +1,269 @@
+// Package explain answers what would happen to a request, with the code that
+// decides on live traffic: both sidecars' snapshots are compiled, and route
+// and authz are asked with a trace. It sends nothing.
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
+	"github.com/tulle-mesh/tulle/internal/compile"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/route"
+)
+
+// Question is a request that might be made.
+type Question struct {
+	From    string            `json:"from"`              // workload, its owner, or a gateway
+	To      string            `json:"to"`                // host or host:port as the caller writes it; through a gateway the Host header
+	Method  string            `json:"method,omitempty"`  // default GET
+	Path    string            `json:"path,omitempty"`    // default /; may have a query
+	Headers map[string]string `json:"headers,omitempty"` // names in any case
+}
+
+// Step is one decision on the way.
+type Step struct {
+	Step    string    `json:"step"`             // route, cluster, mtls, authorize
+	Outcome string    `json:"outcome"`          // in one line
+	Origin  ir.Origin `json:"origin,omitzero"`  // what decided
+	Missed  []Missed  `json:"missed,omitempty"` // what did not match before, nearest first
+}
+
+// Missed is an alternative that did not match, and why.
+type Missed struct {
+	What   string    `json:"what"`
+	Why    string    `json:"why"`
+	Origin ir.Origin `json:"origin,omitzero"`
+}
+
+// Answer is the whole way of the request.
+type Answer struct {
+	Allowed bool   `json:"allowed"`
+	Status  int    `json:"status,omitempty"` // that the mesh would answer; 0: the application decides
+	Flag    string `json:"flag,omitempty"`   // Envoy's response flag
+	Steps   []Step `json:"steps"`
+}
+
+func (a *Answer) step(name, outcome string, origin ir.Origin, missed ...Missed) {
+	a.Steps = append(a.Steps, Step{name, outcome, origin, missed})
+}
+
+func (a *Answer) end(status int, flag string) *Answer {
+	a.Status, a.Flag = status, flag
+	return a
+}
+
+// Ask puts a request to an external authorizer that listens on a port of a
+// workload; nil when none can be reached.
+type Ask func(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict
+
+// Explain answers. The error says that the question makes no sense (no such
+// workload, no such port).
+func Explain(x *compile.Index, q Question, ask Ask) (*Answer, error) {
+	from := x.Workload(q.From)
+	if from == nil {
+		return nil, fmt.Errorf("no workload %q; name one as \"tulle proxy-status\" lists it", q.From)
+	}
+	if q.Method == "" {
+		q.Method = "GET"
+	}
+	if q.Path == "" {
+		q.Path = "/"
+	}
+	e := &question{Question: q, index: x, from: from, ask: ask}
+	return e.answer()
+}
+
+type question struct {
+	Question
+	index *compile.Index
+	from  *resource.Workload
+	ask   Ask
+}
+
+// fields is the headers of the question (route.Headers, authz.Headers).
+type fields map[string]string
+
+func (f fields) Get(name string) (string, bool) {
+	for k, v := range f {
+		if strings.EqualFold(k, name) {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+func (q *question) answer() (*Answer, error) {
+	a := &Answer{}
+	snapshot := q.index.Snapshot(q.index.Node(q.from))
+	host, port, err := q.destination(snapshot)
+	if err != nil {
+		return nil, err
+	}
+	clusters, err := q.outbound(a, snapshot, host, port)
+	if clusters == nil || err != nil {
+		return a, err
+	}
+	for i, w := range clusters {
+		if i > 0 && len(clusters) > 1 {
+			continue // the others differ in their endpoints only; the route step names them
+		}
+		target := q.endpoints(a, snapshot, w)
+		if target == nil {
+			return a, nil
+		}
+		q.inbound(a, target)
+	}
+	return a, nil
+}
+
+// destination takes To apart; the port may come from the service.
+func (q *question) destination(s *ir.Snapshot) (string, uint16, error) {
+	host, port, ok := strings.Cut(q.To, ":")
+	if ok {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return "", 0, fmt.Errorf("%q: %q is not a port", q.To, port)
+		}
+		return host, uint16(n), nil
+	}
+	if q.from.Gateway {
+		for _, l := range s.Listeners {
+			if len(l.Chains) > 0 && l.Chains[0].TLS == nil {
+				return host, l.Address.Port(), nil
+			}
+		}
+		return "", 0, fmt.Errorf("gateway %s has no plain HTTP server; give the port: %s:8443", q.From, host)
+	}
+	ports := q.index.ServicePorts(host, q.from.Namespace)
+	switch len(ports) {
+	case 0:
+		return host, 80, nil
+	case 1:
+		return host, ports[0], nil
+	}
+	return "", 0, fmt.Errorf("service %s has ports %v: say which, as %s:%d", host, ports, host, ports[0])
+}
+
+// outbound follows the caller's proxy: listener, then route or TCP.
+func (q *question) outbound(a *Answer, s *ir.Snapshot, host string, port uint16) ([]ir.WeightedCluster, error) {
+	vip := q.index.ServiceAddress(host, q.from.Namespace)
+	l := listener(s, vip, port)
+	if l == nil {
+		if q.from.Gateway {
+			return nil, fmt.Errorf("gateway %s does not listen on port %d", q.From, port)
+		}
+		a.step("route", fmt.Sprintf("port %d of %s is no HTTP port of any service: passed through as bytes", port, host), ir.Origin{})
+		return nil, nil
+	}
+	for _, c := range l.Chains {
+		if c.TCP != nil {
+			a.step("route", "TCP to "+names(c.TCP.Clusters), c.Origin)
+			return c.TCP.Clusters, nil
+		}
+	}
+	return q.route(a, s, l.Chains[0].HTTP, host, port)
+}
+
+// listener finds what takes a connection, as virtualOutbound hands it over.
+func listener(s *ir.Snapshot, vip netip.Addr, port uint16) *ir.Listener {
+	var wildcard *ir.Listener
+	for _, l := range s.Listeners {
+		if l.Direction != ir.Outbound || l.Address.Port() != port || len(l.Chains) == 0 {
+			continue
+		}
+		if l.Address.Addr() == vip {
+			return l
+		}
+		if l.Address.Addr().IsUnspecified() {
+			wildcard = l
+		}
+	}
+	return wildcard
+}
+
+func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, port uint16) ([]ir.WeightedCluster, error) {
+	table := s.RouteTable(h.RouteTable)
+	if table == nil {
+		return nil, fmt.Errorf("route table %s is missing", h.RouteTable)
+	}
+	t, err := route.New(table)
+	if err != nil {
+		return nil, err
+	}
+	path, query, _ := strings.Cut(q.Path, "?")
+	if normal, err := route.NormalizePath(h.PathNormalization, path); err == nil {
+		path = normal
+	}
+	authority := host
+	if v, ok := fields(q.Headers).Get("host"); ok {
+		authority = v
+	}
+	vh, tried, taken := t.Trace(&route.Request{Method: q.Method, Scheme: "http", Host: authority, Path: path, Query: query, Headers: fields(q.Headers)})
+	var missed []Missed
+	for _, m := range tried {
+		if m.Missed != "" {
+			missed = append(missed, Missed{"route " + m.Route.Name, m.Missed, first(m.Route.Match.Origin, m.Route.Origin)})
+		}
+	}
+	if taken == nil {
+		why := "no virtual host for " + authority
+		origin := ir.Origin{}
+		if vh != nil {
+			why, origin = "no route of "+vh.Name+" matches", vh.Origin
+		}
+		a.step("route", why, origin, missed...)
+		a.end(404, "NR")
+		return nil, nil
+	}
+	origin := first(taken.Match.Origin, taken.Origin)
+	switch {
+	case taken.Redirect != nil:
+		a.step("route", "redirect", origin, missed...)
+		a.end(taken.Redirect.Code, "")
+		return nil, nil
+	case taken.Direct != nil:
+		a.step("route", fmt.Sprintf("answered with %d", taken.Direct.Status), origin, missed...)
+		a.end(taken.Direct.Status, "")
+		return nil, nil
+	}
+	a.step("route", describe(taken), origin, missed...)
+	return taken.Forward.Clusters, nil
+}
+
+func describe(r *route.Route) string {
+	f := r.Forward
+	text := fmt.Sprintf("route %s to %s", r.Name, names(f.Clusters))
+	if f.Timeout > 0 {
+		text += ", timeout " + f.Timeout.String()
+	}
+	if f.Retry != nil && f.Retry.Attempts > 0 {
+		text += fmt.Sprintf(", %d retries on %s", f.Retry.Attempts, strings.Join(f.Retry.On, ","))
+	}
+	return text
+}
+
+func names(list []ir.WeightedCluster) string {
+	var out []string
+	for _, w := range list {
+		if len(list) > 1 {
+			out = append(out, fmt.Sprintf("%s (weight %d)", w.Name, w.Weight))
+		} else {
+			out = append(out, w.Name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func first(list ...ir.Origin) ir.Origin {
+	for _, o := range list {
+		if !o.IsZero() {
+			return o
+		}
+	}
+	return ir.Origin{}
+}

@@ -1,0 +1,233 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// endpoint is where a request arrives.
+type endpoint struct {
+	workload *resource.Workload
+	address  netip.AddrPort
+	mtls     bool // the caller's proxy uses mutual TLS
+}
+
+// endpoints says which instances may be picked; all are alike to the policies
+// of their workload, so that one of them stands for all.
+func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *endpoint {
+	c := s.Cluster(w.Name)
+	if c == nil {
+		a.step("cluster", "cluster "+w.Name+" does not exist", w.Origin)
+		a.end(503, "NC")
+		return nil
+	}
+	if c.Type == ir.OriginalDst || c.Name == ir.BlackHoleCluster {
+		a.step("cluster", c.Name+": outside the mesh", c.Origin)
+		a.Allowed = c.Name != ir.BlackHoleCluster
+		return nil
+	}
+	set := c.Endpoints
+	if c.Type == ir.EDS {
+		set = s.EndpointSet(c.Name)
+	}
+	var pick *ir.Endpoint
+	var ready []string
+	if set != nil {
+		for i := range set.Endpoints {
+			if e := &set.Endpoints[i]; e.Health == ir.Healthy {
+				ready = append(ready, e.Workload.Instance)
+				if pick == nil {
+					pick = e
+				}
+			}
+		}
+	}
+	origin := first(c.SubsetFrom, c.PolicyFrom, c.Origin)
+	if pick == nil {
+		a.step("cluster", c.Name+" has no endpoint that is ready", origin)
+		a.end(503, "UH")
+		return nil
+	}
+	a.step("cluster", fmt.Sprintf("%s, one of %s by %s", c.Name, strings.Join(ready, ", "), firstLB(c.LB)), origin)
+	addr, err := netip.ParseAddrPort(pick.Address)
+	target := q.index.Workload(pick.Workload.Instance)
+	if err != nil || target == nil {
+		a.step("mtls", pick.Address+" is not a workload of this mesh", c.Origin)
+		a.Allowed = true
+		return nil
+	}
+	return &endpoint{target, addr, c.TLS != nil || c.AutoTLS != nil && pick.TLS}
+}
+
+func firstLB(p ir.LBPolicy) ir.LBPolicy {
+	if p == "" {
+		return ir.LeastRequest
+	}
+	return p
+}
+
+// inbound follows the callee's sidecar: mutual TLS, then its policies.
+func (q *question) inbound(a *Answer, to *endpoint) {
+	if !to.workload.Sidecar {
+		a.step("mtls", to.workload.Name+" has no sidecar: plaintext, and nothing is checked", ir.Origin{})
+		a.Allowed = true
+		return
+	}
+	mode, origin := q.index.PeerMode(to.workload.Namespace, to.workload.Labels, to.address.Port())
+	principal := ""
+	switch {
+	case to.mtls:
+		principal = q.index.Node(q.from).Principal()
+		a.step("mtls", fmt.Sprintf("%s: the caller proves %s", mode, principal), origin)
+	case mode == "STRICT":
+		a.step("mtls", "STRICT, and the caller sends plaintext: the connection is reset", origin)
+		a.end(503, "UC")
+		return
+	default:
+		a.step("mtls", mode+": plaintext, without identity", origin)
+	}
+	chain := inboundChain(q.index.Snapshot(q.index.Node(to.workload)), to.address.Port(), to.mtls)
+	if chain == nil {
+		a.step("authorize", fmt.Sprintf("no filter chain takes port %d", to.address.Port()), ir.Origin{})
+		a.end(503, "NR")
+		return
+	}
+	q.authorize(a, chain, to, principal)
+}
+
+func inboundChain(s *ir.Snapshot, port uint16, mtls bool) *ir.FilterChain {
+	var fallback *ir.FilterChain
+	for _, l := range s.Listeners {
+		if l.Direction != ir.Inbound {
+			continue
+		}
+		for _, c := range l.Chains {
+			if (c.TLS != nil) != mtls {
+				continue
+			}
+			if c.Match.Port == port {
+				return c
+			}
+			if c.Match.Port == 0 && fallback == nil {
+				fallback = c
+			}
+		}
+	}
+	return fallback
+}
+
+func (q *question) authorize(a *Answer, c *ir.FilterChain, to *endpoint, principal string) {
+	engine, err := authz.New(c.Filters)
+	if err != nil {
+		a.step("authorize", err.Error(), ir.Origin{})
+		a.end(503, "")
+		return
+	}
+	path, _, _ := strings.Cut(q.Path, "?")
+	in := &authz.Input{Principal: principal, SourceIP: q.from.Address, RemoteIP: q.from.Address, DestinationIP: to.workload.Address, DestinationPort: to.address.Port()}
+	if c.HTTP != nil {
+		in.HTTP, in.Host, in.Method, in.Path, in.Headers = true, strings.Split(q.To, ":")[0], q.Method, path, fields(q.Headers)
+	}
+	d, considered := engine.Trace(in, &asker{q, to, principal})
+	var missed []Missed
+	matched := ir.Origin{}
+	name := ""
+	for _, p := range considered {
+		if p.Missed != "" {
+			missed = append(missed, Missed{string(p.Action) + " " + p.Policy.Name, p.Missed, p.Policy.Origin})
+		} else if p.Action != ir.Deny {
+			matched, name = p.Policy.Origin, string(p.Action)+" "+p.Policy.Name
+		}
+	}
+	switch {
+	case d.Allow && len(considered) == 0:
+		a.step("authorize", "no policy applies: allowed", ir.Origin{})
+	case d.Allow:
+		a.step("authorize", "allowed by "+firstText(name, "default: no policy refuses"), matched, missed...)
+	case d.Policy == "":
+		a.step("authorize", "refused: ALLOW policies exist and none matches", ir.Origin{}, missed...)
+	default:
+		a.step("authorize", fmt.Sprintf("refused by %s %s%s", d.Action, d.Policy, external(&d)), d.Origin, missed...)
+	}
+	a.Allowed = d.Allow
+	if d.Allow {
+		return
+	}
+	if c.HTTP == nil {
+		a.end(0, "UC")
+		return
+	}
+	status := 403
+	if d.External != nil && d.External.Status != 0 {
+		status = d.External.Status
+	}
+	a.end(status, "")
+}
+
+func firstText(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func external(d *authz.Decision) string {
+	if d.External == nil {
+		return ""
+	}
+	if d.External.Err != nil {
+		return fmt.Sprintf(" (%s: %v)", d.Provider, d.External.Err)
+	}
+	return " (provider " + d.Provider + " said no)"
+}
+
+// asker asks the external authorizer for real, if there is a way to it.
+type asker struct {
+	q         *question
+	to        *endpoint
+	principal string
+}
+
+// Ask implements authz.Asker.
+func (k *asker) Ask(f *ir.ExtAuthz) authz.Verdict {
+	q := k.q
+	if q.ask == nil {
+		return authz.Verdict{Err: fmt.Errorf("cannot be asked from here; explain where the mesh runs")}
+	}
+	workload, port := k.authorizer(f)
+	if workload == "" {
+		return authz.Verdict{Err: fmt.Errorf("%s has no endpoint that is ready", f.Cluster)}
+	}
+	return q.ask(workload, port, f, &authz.External{
+		Provider: f.Provider, HTTP: true, Method: q.Method, Path: q.Path, Host: strings.Split(q.To, ":")[0], Scheme: "http", Protocol: "HTTP/1.1",
+		SourceAddress: netip.AddrPortFrom(q.from.Address, 0), DestinationAddress: k.to.address,
+		SourcePrincipal: k.principal, DestinationPrincipal: q.index.Node(k.to.workload).Principal(), Time: time.Now(),
+		Headers: func(yield func(string, string) bool) {
+			for name, value := range q.Headers {
+				if !yield(strings.ToLower(name), value) {
+					return
+				}
+			}
+		},
+	})
+}
+
+// authorizer is one ready instance behind the provider's cluster.
+func (k *asker) authorizer(f *ir.ExtAuthz) (string, uint16) {
+	set := k.q.index.Snapshot(k.q.index.Node(k.to.workload)).EndpointSet(f.Cluster)
+	if set == nil {
+		return "", 0
+	}
+	for _, e := range set.Endpoints {
+		if addr, err := netip.ParseAddrPort(e.Address); err == nil && e.Health == ir.Healthy {
+			return e.Workload.Instance, addr.Port()
+		}
+	}
+	return "", 0
+}

@@ -1,0 +1,263 @@
+package up
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tulle-mesh/tulle/internal/admin"
+	"github.com/tulle-mesh/tulle/internal/ca"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/machine"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// serveCommands opens the sockets through which other commands find this run.
+// They lie in a folder that only its user can enter.
+func (r *room) serveCommands(ctx context.Context, g *errgroup.Group) error {
+	api, err := net.Listen("unix", filepath.Join(r.spec.Dir, apiSocket))
+	if err != nil {
+		return err
+	}
+	exec, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(r.spec.Dir, execSocket), Net: "unix"})
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: r.handler(), ReadHeaderTimeout: 10 * time.Second}
+	g.Go(func() error {
+		if err := srv.Serve(api); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error {
+		r.machine.ServeExec(exec)
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		exec.Close()
+		return srv.Close()
+	})
+	return nil
+}
+
+// handler adds this machine's part to the control plane's API.
+func (r *room) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", r.control.Handler())
+	mux.HandleFunc("GET /v1/workloads", func(w http.ResponseWriter, _ *http.Request) { admin.WriteJSON(w, http.StatusOK, r.status()) })
+	mux.HandleFunc("GET /v1/logs/{workload}", r.logs)
+	mux.HandleFunc("GET /v1/sidecars/{workload}/{page...}", r.sidecarPage)
+	mux.HandleFunc("GET /v1/mtls", r.mtls)
+	return mux
+}
+
+func (r *room) logs(w http.ResponseWriter, req *http.Request) {
+	q := req.URL.Query()
+	container := q.Get("container")
+	if container == "" {
+		container = machine.AppContainer
+	}
+	tail, err := strconv.Atoi(q.Get("tail"))
+	if err != nil {
+		tail = -1
+	}
+	if err := r.machine.Logs(req.Context(), req.PathValue("workload"), container, q.Get("follow") == "true", tail, flusher{w, http.NewResponseController(w)}); err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+	}
+}
+
+// flusher sends each line at once.
+type flusher struct {
+	io.Writer
+	rc *http.ResponseController
+}
+
+func (f flusher) Write(b []byte) (int, error) {
+	n, err := f.Writer.Write(b)
+	_ = f.rc.Flush() // not supported: it comes later
+	return n, err
+}
+
+// sidecarPage shows a page of a sidecar's admin port, which only its own
+// network can reach.
+func (r *room) sidecarPage(w http.ResponseWriter, req *http.Request) {
+	workload := req.PathValue("workload")
+	rp := &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(&url.URL{Scheme: "http", Host: "localhost"})
+			p.Out.URL.Path = "/" + req.PathValue("page")
+		},
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return r.machine.DialLocal(ctx, workload, 15000)
+		}},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+		},
+	}
+	rp.ServeHTTP(w, req)
+}
+
+// MTLSCheck is what one port of one workload answers to another workload, with
+// the policy that says how it must.
+type MTLSCheck struct {
+	From      string             `json:"from"`
+	To        string             `json:"to"`
+	Address   string             `json:"address"`
+	Mode      string             `json:"mode"`
+	Policy    ir.Origin          `json:"policy"`
+	Handshake *identity.Evidence `json:"handshake,omitempty"`
+	Refused   string             `json:"refused,omitempty"` // why the handshake failed
+	Plaintext string             `json:"plaintext"`         // "refused", "accepted" or what else happened
+	OK        bool               `json:"ok"`
+}
+
+// mtls makes real handshakes with the caller's identity and sends real
+// plaintext, from the caller's network past its sidecar.
+func (r *room) mtls(w http.ResponseWriter, req *http.Request) {
+	s := r.control.State()
+	if s == nil {
+		http.Error(w, "no configuration yet", http.StatusServiceUnavailable)
+		return
+	}
+	from, to := req.URL.Query().Get("from"), req.URL.Query().Get("to")
+	var sources, targets []*resource.Workload
+	for _, x := range r.machine.Workloads() {
+		if (x.Sidecar || x.Gateway) && matchesName(x, from) {
+			sources = append(sources, x)
+		}
+		if x.Sidecar && matchesName(x, to) {
+			targets = append(targets, x)
+		}
+	}
+	if len(sources) == 0 || len(targets) == 0 {
+		http.Error(w, fmt.Sprintf("no workload in the mesh matches --from %q --to %q", from, to), http.StatusNotFound)
+		return
+	}
+	checks := []MTLSCheck{}
+	for _, t := range targets {
+		source := sources[0] // one caller is evidence enough for each target
+		if source == t && len(sources) > 1 {
+			source = sources[1]
+		}
+		for _, p := range t.Ports {
+			c := MTLSCheck{From: source.Name, To: t.Name, Address: netip.AddrPortFrom(t.Address, p.Port).String()}
+			c.Mode, c.Policy = s.Index.PeerMode(t.Namespace, t.Labels, p.Port)
+			r.probe(req.Context(), source, &c)
+			checks = append(checks, c)
+		}
+	}
+	admin.WriteJSON(w, http.StatusOK, checks)
+}
+
+func matchesName(w *resource.Workload, name string) bool {
+	return name == "" || w.Name == name || w.Owner == name || w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
+}
+
+const probeTime = 3 * time.Second
+
+func (r *room) probe(ctx context.Context, source *resource.Workload, c *MTLSCheck) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	if ev, err := r.handshake(ctx, source, c.Address); err != nil {
+		c.Refused = err.Error()
+	} else {
+		c.Handshake = ev
+	}
+	c.Plaintext = r.plaintext(ctx, source, c.Address)
+	switch c.Mode {
+	case "STRICT":
+		c.OK = c.Handshake != nil && c.Plaintext == "refused"
+	case "PERMISSIVE":
+		c.OK = c.Handshake != nil
+	default:
+		c.OK = c.Plaintext != "refused"
+	}
+}
+
+// handshake uses a fresh certificate of the caller's identity.
+func (r *room) handshake(ctx context.Context, source *resource.Workload, addr string) (*identity.Evidence, error) {
+	holder, err := r.borrow(identity.ID{TrustDomain: r.spec.TrustDomain, Namespace: source.Namespace, ServiceAccount: source.ServiceAccount})
+	if err != nil {
+		return nil, err
+	}
+	raw, err := r.machine.DialFrom(ctx, source.Name, addr)
+	if err != nil {
+		return nil, err
+	}
+	defer raw.Close()
+	conn := tls.Client(raw, holder.Client(identity.ClientOptions{ALPN: []string{"istio"}}))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	e := identity.Describe(conn.ConnectionState())
+	return &e, nil
+}
+
+// borrow issues a short-lived certificate for a probe.
+func (r *room) borrow(id identity.ID) (*identity.Holder, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := r.authority.Sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}), id, 10*time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := ca.ParseCertificates(r.authority.Roots())
+	if err != nil {
+		return nil, err
+	}
+	cert := tls.Certificate{PrivateKey: key}
+	for _, text := range chain[:len(chain)-1] { // the last one is the root
+		block, _ := pem.Decode([]byte(text))
+		cert.Certificate = append(cert.Certificate, block.Bytes)
+	}
+	h := identity.NewHolder(r.spec.TrustDomain)
+	return h, h.Set(cert, roots)
+}
+
+// plaintext sends an HTTP request in the clear and says what became of it.
+func (r *room) plaintext(ctx context.Context, source *resource.Workload, addr string) string {
+	conn, err := r.machine.DialFrom(ctx, source.Name, addr)
+	if err != nil {
+		return "refused"
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(probeTime))
+	if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: tulle-probe\r\nConnection: close\r\n\r\n"); err != nil {
+		return "refused"
+	}
+	var b [1]byte
+	switch _, err := conn.Read(b[:]); {
+	case err == nil:
+		return "accepted"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "accepted (no answer)"
+	}
+	return "refused"
+}

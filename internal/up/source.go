@@ -1,0 +1,157 @@
+package up
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/source"
+)
+
+// roomSource is what the control plane sees of this machine: the files'
+// objects, addresses for services, certificates for gateways that lack one,
+// and the workloads that run. It keeps the machine in step with the files.
+type roomSource struct {
+	files   *source.Files
+	room    *room
+	changed chan struct{} // workloads are not what was last emitted
+	applied chan struct{} // closed after the first Apply
+	done    chan struct{} // closed by stop: nothing is started any more
+	idle    sync.Mutex    // held while the machine is being changed
+	secrets map[string]*resource.Secret
+}
+
+func newRoomSource(f *source.Files, r *room) *roomSource {
+	return &roomSource{files: f, room: r, changed: make(chan struct{}, 1), applied: make(chan struct{}), done: make(chan struct{}), secrets: map[string]*resource.Secret{}}
+}
+
+// Name implements source.Source.
+func (s *roomSource) Name() string { return s.files.Name() }
+
+// poke says that workloads have changed.
+func (s *roomSource) poke() {
+	select {
+	case s.changed <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// stop returns when the machine is not being changed and will not be.
+func (s *roomSource) stop() {
+	close(s.done)
+	s.idle.Lock()
+	defer s.idle.Unlock()
+}
+
+// Run implements source.Source.
+func (s *roomSource) Run(ctx context.Context, emit func(source.Update)) error {
+	updates := make(chan source.Update)
+	failed := make(chan error, 1)
+	go func() {
+		failed <- s.files.Run(ctx, func(u source.Update) {
+			select {
+			case updates <- u:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	var now *source.Update
+	var first sync.Once
+	for {
+		select {
+		case <-ctx.Done():
+			return <-failed
+		case err := <-failed:
+			return err
+		case u := <-updates:
+			u.Set = s.complete(u.Set)
+			u.Problems = append(u.Problems, s.apply(ctx, u.Set)...)
+			now = &u
+			first.Do(func() { close(s.applied) })
+		case <-s.changed:
+		}
+		if now == nil {
+			continue
+		}
+		out := *now.Set
+		out.Workloads = append(out.Workloads[:len(out.Workloads):len(out.Workloads)], s.room.machine.Workloads()...)
+		emit(source.Update{Set: &out, Problems: now.Problems})
+	}
+}
+
+func (s *roomSource) apply(ctx context.Context, set *resource.Set) []resource.Problem {
+	s.idle.Lock()
+	defer s.idle.Unlock()
+	select {
+	case <-s.done:
+		return nil
+	default:
+		return s.room.machine.Apply(ctx, set)
+	}
+}
+
+// complete adds what a cluster would have: addresses of services, and a
+// certificate for every gateway server that names a Secret which is not there.
+func (s *roomSource) complete(set *resource.Set) *resource.Set {
+	set = s.room.machine.AssignAddresses(set)
+	have := map[string]bool{}
+	for _, x := range set.Secrets {
+		have[x.Namespace+"/"+x.Name] = true
+	}
+	for _, g := range set.Gateways {
+		for _, server := range g.Spec.Servers {
+			name := server.GetTls().GetCredentialName()
+			if name == "" || have[g.Namespace+"/"+name] || have[gatewayNamespace+"/"+name] {
+				continue
+			}
+			secret, err := s.credential(g, name, server.Hosts)
+			if err != nil {
+				s.room.log.Error("gateway certificate", "secret", name, "err", err)
+				continue
+			}
+			have[g.Namespace+"/"+name] = true
+			set.Secrets = append(set.Secrets[:len(set.Secrets):len(set.Secrets)], secret)
+		}
+	}
+	return set
+}
+
+// credential makes a Secret with a certificate of the mesh's own authority,
+// once per name.
+func (s *roomSource) credential(g *resource.Gateway, name string, hosts []string) (*resource.Secret, error) {
+	key := g.Namespace + "/" + name
+	if x := s.secrets[key]; x != nil {
+		return x, nil
+	}
+	names := []string{"localhost"}
+	for _, h := range hosts {
+		if h != "*" {
+			names = append(names, h)
+		}
+	}
+	chain, private, err := s.room.authority.ServerPEM(names...)
+	if err != nil {
+		return nil, fmt.Errorf("certificate for %v: %w", names, err)
+	}
+	x := &resource.Secret{Meta: resource.Meta{Kind: "Secret", APIVersion: "v1", Namespace: g.Namespace, Name: name}}
+	x.Spec = &corev1.Secret{Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": chain, "tls.key": private}}
+	s.secrets[key] = x
+	s.room.printer.step("no Secret %s in the manifests: a certificate of this mesh's own authority stands in for it", name)
+	return x, nil
+}
+
+// newProblems returns what now says and before did not.
+func newProblems(before map[string]bool, now []resource.Problem) (fresh []resource.Problem, all map[string]bool) {
+	all = map[string]bool{}
+	for _, p := range now {
+		key := p.String()
+		if !before[key] && !all[key] {
+			fresh = append(fresh, p)
+		}
+		all[key] = true
+	}
+	return fresh, all
+}
