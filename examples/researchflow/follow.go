@@ -82,24 +82,26 @@ func (f *follower) start(ctx context.Context, j job) {
 		defer f.release()
 		defer cancel()
 		defer unhook()
-		err := f.retry(ctx, func() error { return f.run(ctx, j) })
+		var last jobStatus // what the store knows when all tries have failed
+		err := f.retry(ctx, func() error { return f.run(ctx, j, &last) })
 		switch {
 		case err == nil:
 			f.log.Info("job done", "job", j.ID)
 		case errors.Is(err, errDeleted):
 			f.log.Info("job deleted while running", "job", j.ID)
 		case f.base.Err() != nil:
-			f.fail(ctx, j, errors.New("the orchestrator stopped"))
+			f.fail(ctx, j, last, errors.New("the orchestrator stopped"))
 		default:
-			f.fail(ctx, j, err)
+			f.fail(ctx, j, last, err)
 		}
 	}()
 }
 
-// fail is the last word on a job.
-func (f *follower) fail(ctx context.Context, j job, why error) {
+// fail is the last word on a job; last tells how far it came, and where.
+func (f *follower) fail(ctx context.Context, j job, last jobStatus, why error) {
 	f.log.Warn("job failed", "job", j.ID, "error", why.Error())
-	if _, err := f.store.setStatus(context.WithoutCancel(ctx), j.ID, jobStatus{State: stateFailed, Error: why.Error()}); err != nil {
+	last.State, last.Error = stateFailed, why.Error()
+	if _, err := f.store.setStatus(context.WithoutCancel(ctx), j.ID, last); err != nil {
 		f.log.Error("job status not stored", "job", j.ID, "error", err.Error())
 	}
 }
@@ -193,8 +195,9 @@ func (f *follower) send(ctx context.Context, method, path string, in any, want i
 	return resp, nil
 }
 
-// run is one try: it reads the lines of a worker and stores each.
-func (f *follower) run(ctx context.Context, j job) error {
+// run is one try: it reads the lines of a worker and stores each, the newest in
+// last too.
+func (f *follower) run(ctx context.Context, j job, last *jobStatus) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("the worker said nothing for %s", stallTimeout)) })
@@ -216,6 +219,7 @@ func (f *follower) run(ctx context.Context, j job) error {
 		if line.State == stateDone {
 			status.State = stateDone
 		}
+		*last = status
 		ok, err := f.store.setStatus(ctx, j.ID, status)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -106,7 +107,7 @@ func (o *orchestrator) create(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := o.follow.handOver(ctx, j); err != nil {
-		o.follow.fail(ctx, j, err)
+		o.follow.fail(ctx, j, jobStatus{}, err)
 		o.follow.release()
 		writeError(w, http.StatusBadGateway, "job %s was not taken: %v", j.ID, err)
 		return
@@ -172,7 +173,7 @@ func (o *orchestrator) work(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), maxWork+5*time.Second)
 	defer cancel()
 	err := o.follow.call(ctx, http.MethodGet, path, nil, http.StatusOK, &answer)
-	if refused, ok := err.(*refusal); ok && refused.status >= 500 {
+	if refused, ok := errors.AsType[*refusal](err); ok && refused.status >= 500 {
 		writeError(w, refused.status, "%v", err)
 		return
 	}
