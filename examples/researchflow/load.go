@@ -54,8 +54,8 @@ func parseLoad(args []string, stderr io.Writer) (loadPlan, error) {
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case urlErr != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 		err = fmt.Errorf("-url %q is not an http or https URL", p.url)
-	case p.workers < 1 || p.workers > 10000:
-		err = errors.New("-c must be 1 to 10000")
+	case p.workers < 1 || p.workers > 2000:
+		err = errors.New("-c must be 1 to 2000")
 	case p.requests < 0 || p.duration < 0 || p.timeout <= 0:
 		err = errors.New("-n and -duration must not be negative, -timeout must be positive")
 	case !(p.rate == 0 || p.rate >= 0.01 && p.rate <= 1e6):
