@@ -190,9 +190,20 @@ func (f *follower) send(ctx context.Context, method, path string, in any, want i
 	if resp.StatusCode != want {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
 		resp.Body.Close()
-		return nil, &refusal{resp.StatusCode, strings.TrimSpace(string(text))}
+		return nil, &refusal{resp.StatusCode, refusalText(text)}
 	}
 	return resp, nil
+}
+
+// refusalText is the error of a worker's JSON, or the plain text of a proxy.
+func refusalText(body []byte) string {
+	var worker struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(body, &worker) == nil && worker.Error != "" {
+		return worker.Error
+	}
+	return strings.TrimSpace(string(body))
 }
 
 // run is one try: it reads the lines of a worker and stores each, the newest in

@@ -106,7 +106,7 @@ func TestFailingWorkers(t *testing.T) {
 	fail(a.workers[1], "status=503&for=1m")
 	fail(a.workers[2], "status=503&for=1m")
 	status, text := request(t, "POST", a.orchestrators[0].URL+"/api/jobs", `{"title": "b"}`)
-	if status != 502 || !strings.Contains(text, "503") {
+	if status != 502 || !strings.Contains(text, "worker answered 503: worker w") {
 		t.Errorf("POST without workers: %d %s", status, text)
 	}
 	if j := a.get(t, "2"); j.State != stateFailed || !strings.Contains(j.Error, "503") {
