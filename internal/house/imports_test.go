@@ -37,7 +37,7 @@ NONE < capture;
 capture, resource, ir < machine;
 resource, source, compile, explain, xds, admin, ir < control;
 xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, opa, upstream < agent;
-control, agent, machine, capture, source, resource, ca, extauthz, authz, ir, identity, admin < up;
+control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, ir, identity, admin < up;
 up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
 cli < cmd/tulle;
 resource, source, compile, explain, route, authz, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;

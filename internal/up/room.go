@@ -31,6 +31,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/machine"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/source"
+	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
 const (
@@ -145,6 +146,9 @@ func (r *room) start(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
 	settled := r.machine.Settled(wait)
+	if settled == nil {
+		settled = r.synced(wait)
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -153,6 +157,48 @@ func (r *room) start(ctx context.Context) error {
 		return fmt.Errorf("%w; the others serve. See why with: tulle logs NAME", settled)
 	}
 	return nil
+}
+
+// synced returns when every proxy runs a configuration in which every workload
+// is ready: only then does the first request find its way.
+func (r *room) synced(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		waiting := r.stale()
+		if len(waiting) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("without the newest configuration: %v", waiting)
+		case <-tick.C:
+		}
+	}
+}
+
+// stale names the proxies that have not acknowledged the newest state.
+func (r *room) stale() []string {
+	var out []string
+	s := r.control.State()
+	if s == nil {
+		return []string{"all"}
+	}
+	status := map[string]*xds.ProxyStatus{}
+	for _, p := range r.control.Status() {
+		status[p.Node.Name+"."+p.Node.Namespace] = &p
+	}
+	for _, w := range s.Set.Workloads {
+		p := status[w.Name+"."+w.Namespace]
+		switch {
+		case !w.Ready:
+			out = append(out, w.Name)
+		case !w.Sidecar && !w.Gateway:
+		case p == nil || p.Version != s.Index.Snapshot(s.Index.Node(w)).Version || !p.Synced():
+			out = append(out, w.Name)
+		}
+	}
+	return out
 }
 
 // serveDiscovery opens xDS and CA to the sidecars, on the bridge only.

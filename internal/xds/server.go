@@ -70,8 +70,9 @@ type Conn struct {
 	since     time.Time
 	latest    atomic.Pointer[Resources]
 	wake      chan struct{} // capacity 1
-	mu        sync.Mutex    // guards status
+	mu        sync.Mutex    // guards what follows
 	status    map[string]*TypeStatus
+	settled   string
 	encodeErr string
 }
 
@@ -107,6 +108,7 @@ type ProxyStatus struct {
 	Node    ir.Node                `json:"node"`
 	Since   time.Time              `json:"since"`
 	Version string                 `json:"version"` // of the newest snapshot compiled for it
+	Settled string                 `json:"settled"` // the newest one that it has answered to in full
 	Types   map[string]*TypeStatus `json:"types"`
 	Problem string                 `json:"problem,omitempty"`
 }
@@ -125,6 +127,17 @@ func (p *ProxyStatus) State(typeURL string) string {
 	return "STALE"
 }
 
+// Synced reports whether the proxy has answered to all of its newest snapshot
+// and refused nothing.
+func (p *ProxyStatus) Synced() bool {
+	for _, t := range p.Types {
+		if t.Nack != "" {
+			return false
+		}
+	}
+	return p.Version != "" && p.Settled == p.Version
+}
+
 // Status of every connected proxy, by name.
 func (s *Server) Status() []ProxyStatus {
 	s.mu.Lock()
@@ -140,7 +153,7 @@ func (s *Server) Status() []ProxyStatus {
 func (c *Conn) snapshotStatus() ProxyStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := ProxyStatus{Node: c.node, Since: c.since, Types: map[string]*TypeStatus{}, Problem: c.encodeErr}
+	p := ProxyStatus{Node: c.node, Since: c.since, Settled: c.settled, Types: map[string]*TypeStatus{}, Problem: c.encodeErr}
 	if r := c.latest.Load(); r != nil {
 		p.Version = r.Version
 	}
@@ -149,6 +162,12 @@ func (c *Conn) snapshotStatus() ProxyStatus {
 		p.Types[k] = &copied
 	}
 	return p
+}
+
+func (c *Conn) settle(version string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settled = version
 }
 
 func (c *Conn) update(typeURL string, f func(*TypeStatus)) {

@@ -232,15 +232,21 @@ func (st *streamState) push() error {
 	if r == nil {
 		return nil
 	}
+	settled := true
 	for _, t := range Types {
 		sub := st.subs[t]
-		if sub == nil || sub.nonce != "" {
+		if sub == nil {
+			continue
+		}
+		if sub.nonce != "" {
+			settled = false
 			continue
 		}
 		changed, removed := sub.diff(r, t)
 		if len(changed)+len(removed) == 0 && sub.answered {
 			continue
 		}
+		settled = false
 		st.nonces++
 		nonce := strconv.Itoa(st.nonces)
 		if err := st.send(t, r, sub, changed, removed, nonce); err != nil {
@@ -254,6 +260,9 @@ func (st *streamState) push() error {
 		}
 		sub.answered, sub.nonce, sub.since, sub.version = true, nonce, time.Now(), r.Version
 		st.conn.update(t, func(ts *TypeStatus) { ts.Sent = r.Version })
+	}
+	if settled {
+		st.conn.settle(r.Version)
 	}
 	return nil
 }
