@@ -50,6 +50,29 @@ func (r *Reader) nextChunk() ([]byte, bool, error) {
 	return b, false, nil
 }
 
+// chunkReady reports whether the buffer holds everything up to the next byte
+// of data or the end of the body, or something that Next will refuse.
+func (r *Reader) chunkReady() bool {
+	b := r.buf[r.r:r.w]
+	if r.inChunk {
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
+			return false
+		}
+		b = b[i+1:]
+	}
+	i := bytes.IndexByte(b, '\n')
+	if i < 0 {
+		return false
+	}
+	size, err := parseChunkSize(bytes.TrimSuffix(b[:i], []byte{'\r'}))
+	rest := b[i+1:]
+	if err != nil || size > 0 {
+		return err != nil || len(rest) > 0
+	}
+	return bytes.HasPrefix(rest, []byte("\r\n")) || bytes.Contains(rest, []byte("\r\n\r\n"))
+}
+
 // line consumes one CRLF-terminated line of at most limit bytes.
 func (r *Reader) line(limit int) ([]byte, error) {
 	scanned := 0

@@ -215,3 +215,41 @@ func TestParseAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations per request head", n)
 	}
 }
+
+// ReadyNow must not promise data that has not arrived: a proxy that believes
+// it would sit on what it has.
+func TestReadyNowMeansNextDoesNotRead(t *testing.T) {
+	const head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+	body := "5\r\nhello\r\n3;x=y\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n"
+	for cut := 0; cut <= len(body); cut++ {
+		src := &blocked{data: head + body[:cut]}
+		r := NewReader(src)
+		var h Head
+		if err := r.ReadResponse(&h, "GET"); err != nil {
+			t.Fatal(err)
+		}
+		src.closed = true // from here on, reading is blocking
+		for r.ReadyNow() && !r.Complete() {
+			if _, _, err := r.Next(); err != nil {
+				t.Fatalf("after %q: ReadyNow, but Next: %v", body[:cut], err)
+			}
+		}
+		if cut == len(body) && !r.Complete() {
+			t.Error("the whole body is here, and ReadyNow says it is not")
+		}
+	}
+}
+
+type blocked struct {
+	data   string
+	closed bool
+}
+
+func (b *blocked) Read(p []byte) (int, error) {
+	if b.closed || b.data == "" {
+		return 0, errors.New("read would block")
+	}
+	n := copy(p, b.data)
+	b.data = b.data[n:]
+	return n, nil
+}

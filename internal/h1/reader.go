@@ -213,8 +213,14 @@ func (r *Reader) Next() (b []byte, done bool, err error) {
 // Complete reports whether the whole body has been consumed.
 func (r *Reader) Complete() bool { return r.done }
 
-// ReadyNow reports whether Next would return without reading.
-func (r *Reader) ReadyNow() bool { return r.done || r.r < r.w }
+// ReadyNow reports whether Next would return without reading. A caller that
+// forwards a stream sends what it has before it asks for more otherwise.
+func (r *Reader) ReadyNow() bool {
+	if r.framing == Chunked && r.remaining == 0 && !r.done {
+		return r.chunkReady()
+	}
+	return r.done || r.r < r.w
+}
 
 // AllBuffered reports whether the rest of the body is in the buffer already
 // (known for bodies with a length only).

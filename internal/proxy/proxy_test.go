@@ -384,3 +384,33 @@ func TestBadSnapshotKeepsTheOld(t *testing.T) {
 		t.Error(resp.Status)
 	}
 }
+
+// Each part of a stream reaches the caller before the next one is made.
+func TestStreamsAsItComes(t *testing.T) {
+	next := make(chan struct{})
+	m := newMesh(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		rc := http.NewResponseController(w)
+		for i := range 3 {
+			fmt.Fprintf(w, "part %d\n", i)
+			_ = rc.Flush()
+			<-next
+		}
+	}), nil)
+	req, err := http.NewRequestWithContext(t.Context(), "GET", m.url+"/stream", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	for i := range 3 {
+		line, err := lines.ReadString('\n')
+		if want := fmt.Sprintf("part %d\n", i); line != want || err != nil {
+			t.Fatalf("got %q, %v; want %q", line, err, want)
+		}
+		next <- struct{}{}
+	}
+}
