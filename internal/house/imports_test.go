@@ -41,7 +41,7 @@ control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, ir
 up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
 cli < cmd/tulle;
 resource, source, compile, explain, route, authz, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
-proxy, ir, identity, ca, telemetry, agent < bench;
+source, compile, resource, xds, ca, up, agent, identity, ir < bench;
 resource, opa < examples;
 `
 
@@ -49,7 +49,7 @@ resource, opa < examples;
 var fences = map[string][]string{
 	"github.com/envoyproxy/go-control-plane": {"xds", "extauthz", "opa", "meshtest"},
 	"github.com/open-policy-agent/opa":       {"opa", "examples"},
-	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "meshtest"},
+	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control"},
 	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
 	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples"},

@@ -3,7 +3,6 @@ package up
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -262,9 +261,9 @@ func (r *room) sidecar(w *resource.Workload) (argv, env []string, token string) 
 		node.Type = ir.Router
 	}
 	s := SidecarSpec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots())}
-	b, _ := json.Marshal(s) // plain data
+	argv, env = s.Command(r.spec.Self)
 	// Two threads, as Istio's concurrency; garbage is cheap beside system calls.
-	return []string{r.spec.Self, "proxy"}, []string{sidecarEnv + "=" + string(b), "GOGC=200", "GOMAXPROCS=2"}, r.tokens.Issue(id)
+	return argv, append(env, "GOGC=200", "GOMAXPROCS=2"), r.tokens.Issue(id)
 }
 
 // gateways of the room: Istio's default ingress gateway, when a Gateway asks
