@@ -126,19 +126,31 @@ func text(b []byte, s string) []byte {
 	if s == "" {
 		return append(b, '-')
 	}
+	clean := 0 // s[clean:i] needs no escape
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
+		c := s[i]
+		if !escaped[c] {
+			continue
+		}
+		b = append(b, s[clean:i]...)
+		clean = i + 1
+		if c == '"' || c == '\\' {
 			b = append(b, '\\', c)
-		case c < 0x20 || c == 0x7f:
+		} else {
 			const hex = "0123456789abcdef"
 			b = append(b, '\\', 'x', hex[c>>4], hex[c&15])
-		default:
-			b = append(b, c)
 		}
 	}
-	return b
+	return append(b, s[clean:]...)
 }
+
+// escaped are the bytes that text does not pass through.
+var escaped = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c < 0x20 || c == 0x7f || c == '"' || c == '\\'
+	}
+	return t
+}()
 
 func str(get func(*Record) string) appender {
 	return func(b []byte, r *Record) []byte { return text(b, get(r)) }
@@ -180,7 +192,25 @@ var operators = map[string]appender{
 
 // appendTime writes 2026-01-02T15:04:05.678Z, Envoy's default.
 func appendTime(b []byte, t time.Time) []byte {
-	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	b = digits(b, year, 4)
+	b = digits(append(b, '-'), int(month), 2)
+	b = digits(append(b, '-'), day, 2)
+	b = digits(append(b, 'T'), hour, 2)
+	b = digits(append(b, ':'), minute, 2)
+	b = digits(append(b, ':'), second, 2)
+	b = digits(append(b, '.'), t.Nanosecond()/1e6, 3)
+	return append(b, 'Z')
+}
+
+// digits appends n with leading zeros.
+func digits(b []byte, n, width int) []byte {
+	for unit := [...]int{1, 10, 100, 1000}[width-1]; unit > 0; unit /= 10 {
+		b = append(b, byte('0'+n/unit%10))
+	}
+	return b
 }
 
 // operator compiles NAME, NAME(ARG) or NAME(ARG):MAX.
