@@ -37,7 +37,7 @@ func Parse(files []File) (*Set, []Problem) {
 	for _, f := range files {
 		p.file(f)
 	}
-	p.set.sort()
+	p.set.Sort()
 	return p.set, p.problems
 }
 
@@ -320,8 +320,9 @@ func plain(n *yaml.Node) (v any, err error) {
 	return v, err
 }
 
-// sort puts every kind in the order in which Istio lets objects compete.
-func (s *Set) sort() {
+// Sort puts every kind in the order in which Istio lets objects compete. Only
+// the code that makes a set may call it, before the set is shared.
+func (s *Set) Sort() {
 	sortObjects(s.VirtualServices)
 	sortObjects(s.DestinationRules)
 	sortObjects(s.Gateways)
