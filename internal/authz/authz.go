@@ -84,6 +84,9 @@ func New(filters []ir.Filter) (*Engine, error) {
 		var list []ir.Policy
 		switch {
 		case f.RBAC != nil && f.ExtAuthz == nil:
+			if a := f.RBAC.Action; a != ir.Allow && a != ir.Deny && a != ir.Audit {
+				return nil, fmt.Errorf("authorization filter %d: action %q is not known", i, a)
+			}
 			list = f.RBAC.Policies
 		case f.ExtAuthz != nil && f.RBAC == nil:
 			list = f.ExtAuthz.Policies

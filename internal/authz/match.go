@@ -115,11 +115,11 @@ func (l *leaf) match(in *Input) bool {
 	case ir.AttrPrincipal:
 		return in.Principal != "" && l.text(in.Principal)
 	case ir.AttrSourceIP:
-		return l.cidr.Contains(in.SourceIP)
+		return l.contains(in.SourceIP)
 	case ir.AttrRemoteIP:
-		return l.cidr.Contains(in.RemoteIP)
+		return l.contains(in.RemoteIP)
 	case ir.AttrDestinationIP:
-		return l.cidr.Contains(in.DestinationIP)
+		return l.contains(in.DestinationIP)
 	case ir.AttrDestinationPort:
 		return in.DestinationPort == l.expr.Port
 	case ir.AttrSNI:
@@ -144,6 +144,10 @@ func (l *leaf) match(in *Input) bool {
 	}
 	return false
 }
+
+// contains compares the address itself: IPv4 mapped into IPv6 and a zone would
+// otherwise pass every block by.
+func (l *leaf) contains(a netip.Addr) bool { return l.cidr.Contains(a.Unmap().WithZone("")) }
 
 // textMatcher compiles a string comparison.
 func textMatcher(m ir.Match) (func(string) bool, error) {
@@ -170,6 +174,9 @@ func textMatcher(m ir.Match) (func(string) bool, error) {
 	case ir.Present:
 		return func(s string) bool { return true }, nil
 	case ir.Regex:
+		if _, err := regexp.Compile(want); err != nil { // "a)|(?:b" would pass inside the group, unanchored
+			return nil, err
+		}
 		re, err := regexp.Compile("^(?:" + want + ")$")
 		if err != nil {
 			return nil, err

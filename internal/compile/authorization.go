@@ -230,6 +230,7 @@ func (c *ruleCompiler) source(s *security.Source, path string) *ir.Expr {
 		c.field(s.Principals, s.NotPrincipals, false, c.principal),
 		c.field(s.Namespaces, s.NotNamespaces, false, namespaceLeaf),
 		c.field(s.ServiceAccounts, s.NotServiceAccounts, false, c.serviceAccount),
+		c.field(s.TrustDomains, s.NotTrustDomains, false, trustDomainLeaf),
 		c.field(s.IpBlocks, s.NotIpBlocks, false, cidr(ir.AttrSourceIP)),
 		c.field(s.RemoteIpBlocks, s.NotRemoteIpBlocks, false, cidr(ir.AttrRemoteIP)),
 	})
@@ -277,9 +278,7 @@ func (c *ruleCompiler) condition(w *security.Condition, path string) (e *ir.Expr
 	case "source.serviceAccount":
 		return c.field(w.Values, w.NotValues, false, c.serviceAccount), false
 	case "source.trustDomain":
-		return c.field(w.Values, w.NotValues, false, func(v string) *ir.Expr {
-			return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: ir.Match{Kind: ir.Prefix, Value: "spiffe://" + v + "/"}}
-		}), false
+		return c.field(w.Values, w.NotValues, false, trustDomainLeaf), false
 	case "destination.ip":
 		return c.field(w.Values, w.NotValues, false, cidr(ir.AttrDestinationIP)), true
 	case "destination.port":
@@ -323,6 +322,20 @@ func namespaceLeaf(v string) *ir.Expr {
 		m.Value = "/ns/" + v[:len(v)-1]
 	case strings.HasPrefix(v, "*"):
 		m.Value = v[1:] + "/sa/"
+	}
+	return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: m}
+}
+
+// trustDomainLeaf finds the trust domain at the front of the SPIFFE ID.
+func trustDomainLeaf(v string) *ir.Expr {
+	m := ir.Match{Kind: ir.Prefix, Value: "spiffe://" + v + "/"}
+	switch {
+	case v == "*":
+		m = ir.Match{Kind: ir.Present}
+	case strings.HasSuffix(v, "*"):
+		m.Value = "spiffe://" + v[:len(v)-1]
+	case strings.HasPrefix(v, "*"):
+		m = ir.Match{Kind: ir.Contains, Value: v[1:] + "/ns/"}
 	}
 	return &ir.Expr{Op: ir.Leaf, Attr: ir.AttrPrincipal, Value: m}
 }

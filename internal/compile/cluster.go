@@ -15,9 +15,19 @@ const (
 	defaultMaxEjection     = ir.Duration(300 * time.Second)
 )
 
-// rule is a DestinationRule that applies to a service.
+// rule is the DestinationRule that applies to a service, with what others for
+// the same host add to it.
 type rule struct {
 	*resource.DestinationRule
+	policyFrom *resource.DestinationRule // has the top-level trafficPolicy
+	subsets    []ruleSubset
+}
+
+// ruleSubset is a subset with its place: spec.subsets[index] of from.
+type ruleSubset struct {
+	*networking.Subset
+	from  *resource.DestinationRule
+	index int
 }
 
 // ruleFor looks a DestinationRule up as Istio does: the client's namespace,
@@ -36,62 +46,83 @@ func (x *Index) ruleFor(s *service, client string) *rule {
 			}
 		}
 		if best != nil {
-			return &rule{best}
+			return x.merged(best, client)
 		}
 	}
 	return nil
 }
 
-// subset finds a subset by name.
-func (r *rule) subset(name string) (int, *networking.Subset) {
-	if r == nil {
-		return 0, nil
-	}
-	for i, s := range r.Spec.Subsets {
-		if s.Name == name {
-			return i, s
+// merged adds what other DestinationRules of the namespace say of the same
+// host (DR3): their subsets, where the name is new, and their traffic policy if
+// there is none yet. Each part keeps its own place.
+func (x *Index) merged(first *resource.DestinationRule, client string) *rule {
+	r := &rule{DestinationRule: first, policyFrom: first}
+	add := func(dr *resource.DestinationRule) {
+		for i, s := range dr.Spec.Subsets {
+			if r.subset(s.Name) == nil {
+				r.subsets = append(r.subsets, ruleSubset{s, dr, i})
+			}
+		}
+		if r.policyFrom.Spec.TrafficPolicy == nil && dr.Spec.TrafficPolicy != nil {
+			r.policyFrom = dr
 		}
 	}
-	return 0, nil
+	add(first)
+	host := fqdn(first.Spec.Host, first.Namespace)
+	for _, dr := range x.set.DestinationRules {
+		if dr != first && dr.Namespace == first.Namespace && fqdn(dr.Spec.Host, dr.Namespace) == host && dr.Spec.WorkloadSelector == nil && visible(dr.Spec.ExportTo, dr.Namespace, client) {
+			add(dr)
+		}
+	}
+	return r
 }
 
-// policy is a TrafficPolicy after port and subset were resolved, with the path
-// each block was written at.
+// subset finds a subset by name.
+func (r *rule) subset(name string) *ruleSubset {
+	if r == nil {
+		return nil
+	}
+	for i := range r.subsets {
+		if r.subsets[i].Name == name {
+			return &r.subsets[i]
+		}
+	}
+	return nil
+}
+
+// policy is a TrafficPolicy after port and subset were resolved, with the
+// places that explain names.
 type policy struct {
-	pool    *networking.ConnectionPoolSettings
-	outlier *networking.OutlierDetection
-	lb      *networking.LoadBalancerSettings
-	tls     *networking.ClientTLSSettings
-	poolAt  string
-	outlierAt,
-	lbAt,
-	tlsAt string
+	pool             *networking.ConnectionPoolSettings
+	outlier          *networking.OutlierDetection
+	lb               *networking.LoadBalancerSettings
+	tls              *networking.ClientTLSSettings
+	outlierAt, tlsAt ir.Origin
 }
 
-// overlay puts the blocks of t over p. A port entry replaces the whole
-// policy (DR6): what it does not say is not inherited.
-func (p policy) overlay(t *networking.TrafficPolicy, path string, port uint16) policy {
+// overlay puts the blocks of t, which is at path of dr, over p. A port entry
+// replaces the whole policy (DR6): what it does not say is not inherited.
+func (p policy) overlay(t *networking.TrafficPolicy, dr *resource.DestinationRule, path string, port uint16) policy {
 	if t == nil {
 		return p
 	}
 	for i, pl := range t.PortLevelSettings {
 		if pl.GetPort().GetNumber() == uint32(port) {
 			sub := at(path+".portLevelSettings", i)
-			return policy{pl.ConnectionPool, pl.OutlierDetection, pl.LoadBalancer, pl.Tls,
-				sub + ".connectionPool", sub + ".outlierDetection", sub + ".loadBalancer", sub + ".tls"}
+			return policy{pl.ConnectionPool, pl.OutlierDetection, pl.LoadBalancer, pl.Tls, dr.At(sub + ".outlierDetection"), dr.At(sub + ".tls")}
 		}
 	}
 	if t.ConnectionPool != nil {
-		p.pool, p.poolAt = t.ConnectionPool, path+".connectionPool"
+		p.pool = t.ConnectionPool
 	}
 	if t.OutlierDetection != nil {
-		p.outlier, p.outlierAt = t.OutlierDetection, path+".outlierDetection"
+		p.outlier, p.outlierAt = t.OutlierDetection, dr.At(path+".outlierDetection")
 	}
 	if t.LoadBalancer != nil {
-		p.lb, p.lbAt = t.LoadBalancer, path+".loadBalancer"
+		p.lb = t.LoadBalancer
 	}
 	if t.Tls != nil {
-		p.tls, p.tlsAt = t.Tls, path+".tls"
+		p.tls, p.tlsAt = t.Tls, dr.At(path+".tls")
 	}
 	return p
 }
@@ -116,19 +147,19 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	var labels map[string]string
 	var p policy
 	if r != nil {
-		c.PolicyFrom = r.At("spec.trafficPolicy")
-		p = p.overlay(r.Spec.TrafficPolicy, "spec.trafficPolicy", port.number)
-		if subsetName != "" {
-			i, sub := r.subset(subsetName)
-			labels = sub.GetLabels()
-			c.SubsetFrom = r.At(at("spec.subsets", i))
-			p = p.overlay(sub.GetTrafficPolicy(), at("spec.subsets", i, "trafficPolicy"), port.number)
+		c.PolicyFrom = r.policyFrom.At("spec.trafficPolicy")
+		p = p.overlay(r.policyFrom.Spec.TrafficPolicy, r.policyFrom, "spec.trafficPolicy", port.number)
+		if sub := r.subset(subsetName); sub != nil {
+			labels = sub.Labels
+			path := at("spec.subsets", sub.index)
+			c.SubsetFrom = sub.from.At(path)
+			p = p.overlay(sub.TrafficPolicy, sub.from, path+".trafficPolicy", port.number)
 		}
 		applyPool(c, p.pool)
-		b.applyOutlier(c, p, r)
+		applyOutlier(c, p)
 		applyLB(c, p.lb)
 	}
-	b.applyTLS(c, s, port, subsetName, p, r)
+	b.applyTLS(c, s, port, subsetName, p)
 	b.out.Clusters = append(b.out.Clusters, c)
 	if c.Type == ir.EDS {
 		b.out.Endpoints = append(b.out.Endpoints, b.endpoints(name, s, port, labels))
@@ -175,11 +206,12 @@ func applyPool(c *ir.Cluster, p *networking.ConnectionPoolSettings) {
 		limit(&c.Breaker.MaxRequests, h.Http2MaxRequests)
 		limit(&c.Breaker.MaxRetries, h.MaxRetries)
 		limit(&c.HTTP.MaxRequestsPerConn, h.MaxRequestsPerConnection)
+		limit(&c.HTTP.MaxConcurrentStreams, h.MaxConcurrentStreams)
 		c.HTTP.IdleTimeout = dur(h.IdleTimeout, c.HTTP.IdleTimeout)
 	}
 }
 
-func (b *builder) applyOutlier(c *ir.Cluster, p policy, r *rule) {
+func applyOutlier(c *ir.Cluster, p policy) {
 	o := p.outlier
 	if o == nil {
 		return
@@ -202,7 +234,8 @@ func (b *builder) applyOutlier(c *ir.Cluster, p policy, r *rule) {
 	if o.MaxEjectionPercent > 0 {
 		out.MaxEjectionPercent = uint32(o.MaxEjectionPercent)
 	}
-	c.Outlier, c.OutlierFrom = out, r.At(p.outlierAt)
+	out.MaxEjection = max(out.MaxEjection, out.BaseEjection) // as Envoy: the cap never shortens the first ejection
+	c.Outlier, c.OutlierFrom = out, p.outlierAt
 }
 
 func applyLB(c *ir.Cluster, lb *networking.LoadBalancerSettings) {
@@ -222,7 +255,7 @@ func applyLB(c *ir.Cluster, lb *networking.LoadBalancerSettings) {
 // applyTLS decides how connections to the service are protected: an explicit
 // tls block wins (DR23), else auto-mTLS for instances that have a sidecar
 // (DR22).
-func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetName string, p policy, r *rule) {
+func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetName string, p policy) {
 	mutual := &ir.UpstreamTLS{
 		Mode: "ISTIO_MUTUAL", Secret: ir.SecretWorkload, ValidationSecret: ir.SecretRootCA, SANs: b.sans(s),
 		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: []string{"istio"},
@@ -248,7 +281,7 @@ func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetN
 		c.AutoTLS = mutual
 		return
 	}
-	mutual.Origin = r.At(p.tlsAt)
+	mutual.Origin = p.tlsAt
 	if p.tls.Mode == networking.ClientTLSSettings_ISTIO_MUTUAL {
 		if p.tls.Sni != "" {
 			mutual.SNI = p.tls.Sni

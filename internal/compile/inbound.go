@@ -31,7 +31,12 @@ func (b *builder) inbound() {
 			b.out.Routes = append(b.out.Routes, inboundRoutes(p.number))
 		}
 	}
-	l.Chains = append(l.Chains, b.passthroughChains()...)
+	for _, port := range b.portLevels() {
+		if !slices.ContainsFunc(l.Chains, func(c *ir.FilterChain) bool { return c.Match.Port == port }) {
+			l.Chains = append(l.Chains, b.passthroughChains(port)...)
+		}
+	}
+	l.Chains = append(l.Chains, b.passthroughChains(0)...)
 	b.out.Clusters = append(b.out.Clusters, &ir.Cluster{Name: ir.InboundPassthrough, Type: ir.OriginalDst, LB: ir.ClusterProvided,
 		Breaker: ir.DefaultBreaker(), BindSource: inboundSource, Service: ir.ServiceRef{Name: ir.InboundPassthrough}})
 	b.out.Listeners = append(b.out.Listeners, l)
@@ -123,20 +128,24 @@ func (b *builder) inboundChains(p inboundPort) []*ir.FilterChain {
 }
 
 // passthroughChains take ports that no service leads to, under the workload's
-// mutual TLS mode.
-func (b *builder) passthroughChains() []*ir.FilterChain {
-	mode, from := b.PeerMode(b.node.Namespace, b.node.Labels, 0)
+// mutual TLS mode; or one such port, under the mode portLevelMtls gives it.
+func (b *builder) passthroughChains(port uint16) []*ir.FilterChain {
+	mode, from := b.PeerMode(b.node.Namespace, b.node.Labels, port)
+	name := "virtualInbound-catchall"
+	if port != 0 {
+		name += "_" + itoa(int(port))
+	}
 	tcp := &ir.TCPProxy{StatPrefix: ir.InboundPassthrough, Clusters: []ir.WeightedCluster{{Name: ir.InboundPassthrough}}, AccessLog: b.accessLog()}
 	var out []*ir.FilterChain
 	if mode != string(modeDisable) {
-		m := ir.ChainMatch{Transport: ir.TransportTLS}
+		m := ir.ChainMatch{Port: port, Transport: ir.TransportTLS}
 		if mode == string(modePermissive) {
 			m.ALPN = istioALPN
 		}
-		out = append(out, &ir.FilterChain{Name: "virtualInbound-catchall_mtls", Match: m, TLS: b.inboundTLS(istioALPN...), TCP: tcp, Filters: b.filters(false), Origin: from})
+		out = append(out, &ir.FilterChain{Name: name + "_mtls", Match: m, TLS: b.inboundTLS(istioALPN...), TCP: tcp, Filters: b.filters(false), Origin: from})
 	}
 	if mode != string(modeStrict) {
-		out = append(out, &ir.FilterChain{Name: "virtualInbound-catchall", TCP: tcp, Filters: b.filters(false), Origin: from})
+		out = append(out, &ir.FilterChain{Name: name, Match: ir.ChainMatch{Port: port}, TCP: tcp, Filters: b.filters(false), Origin: from})
 	}
 	return out
 }
@@ -148,9 +157,9 @@ func (b *builder) inboundCluster(p inboundPort) *ir.Cluster {
 	c := &ir.Cluster{Name: inboundName(p.number), Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), BindSource: inboundSource,
 		Service: ir.ServiceRef{Host: p.service.host, Name: p.service.Name, Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
 	if r := b.ruleFor(p.service, b.node.Namespace); r != nil {
-		pol := policy{}.overlay(r.Spec.TrafficPolicy, "spec.trafficPolicy", p.port.number)
+		pol := policy{}.overlay(r.policyFrom.Spec.TrafficPolicy, r.policyFrom, "spec.trafficPolicy", p.port.number)
 		applyPool(c, pol.pool)
-		c.PolicyFrom = r.At("spec.trafficPolicy")
+		c.PolicyFrom = r.policyFrom.At("spec.trafficPolicy")
 	}
 	return c
 }

@@ -150,10 +150,13 @@ func (b *builder) catchAll() *ir.VirtualHost {
 // routes, or the default route.
 func (b *builder) serviceHosts(s *service, p *servicePort) []*ir.VirtualHost {
 	vh := &ir.VirtualHost{Name: s.host + ":" + itoa(int(p.number)), Domains: s.domains(b.node.Namespace), Origin: s.Origin()}
-	if vs := b.virtualServiceFor(s.host); vs != nil && len(vs.Spec.Http) > 0 {
-		vh.Origin = vs.Origin()
-		vh.Routes = b.httpRoutes(vs, p.number, "mesh")
-	} else {
+	applied := false
+	if vs := b.virtualServiceFor(s.host); vs != nil {
+		if vh.Routes, applied = b.httpRoutes(vs, p.number, "mesh"); applied {
+			vh.Origin = vs.Origin()
+		}
+	}
+	if !applied {
 		vh.Routes = []*ir.Route{{Name: "default", Origin: s.Origin(), Forward: &ir.Forward{
 			Clusters: []ir.WeightedCluster{{Name: b.addCluster(s, p, ""), Origin: s.Origin()}}, Retry: b.defaultRetry()}}}
 	}

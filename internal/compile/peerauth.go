@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net"
+	"slices"
 
 	security "istio.io/api/security/v1beta1"
 	typev1 "istio.io/api/type/v1beta1"
@@ -43,7 +44,7 @@ func matches(s *typev1.WorkloadSelector, labels map[string]string) bool {
 // namespace policy with a selector is ignored, as Istio's code does (T3).
 func (x *Index) PeerMode(namespace string, labels map[string]string, port uint16) (string, ir.Origin) {
 	mode, origin := modePermissive, ir.Origin{}
-	var workload *resource.PeerAuthentication
+	workload := x.workloadPeerAuth(namespace, labels)
 	for _, ns := range []string{x.rootNamespace(), namespace} {
 		found := false
 		for _, pa := range x.set.PeerAuthentications {
@@ -54,8 +55,6 @@ func (x *Index) PeerMode(namespace string, labels map[string]string, port uint16
 			switch {
 			case selects && ns == x.rootNamespace():
 				x.report(resource.Warning, &pa.Meta, "spec.selector", "a PeerAuthentication of the root namespace with a selector is ignored, as in Istio", "put it into the workload's namespace")
-			case selects && workload == nil && ns == namespace && matches(pa.Spec.Selector, labels):
-				workload = pa
 			case !selects && !found:
 				found = true
 				if m, ok := modeOf(pa.Spec.Mtls); ok {
@@ -81,6 +80,28 @@ func (x *Index) PeerMode(namespace string, labels map[string]string, port uint16
 		}
 	}
 	return string(mode), origin
+}
+
+// workloadPeerAuth is the policy that selects a workload: the oldest.
+func (x *Index) workloadPeerAuth(namespace string, labels map[string]string) *resource.PeerAuthentication {
+	for _, pa := range x.set.PeerAuthentications {
+		if pa.Namespace == namespace && namespace != x.rootNamespace() && len(pa.Spec.Selector.GetMatchLabels()) > 0 && matches(pa.Spec.Selector, labels) {
+			return pa
+		}
+	}
+	return nil
+}
+
+// portLevels are the ports for which the workload's policy has a mode.
+func (b *builder) portLevels() []uint16 {
+	var out []uint16
+	if pa := b.workloadPeerAuth(b.node.Namespace, b.node.Labels); pa != nil {
+		for port := range pa.Spec.PortLevelMtls {
+			out = append(out, uint16(port))
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // clientMode is the hint a client goes by: mesh and namespace only (DR22).

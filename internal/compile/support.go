@@ -23,6 +23,10 @@ func (x *Index) checkSupport() {
 		d := resource.Denied{Meta: r.Meta, MatchLabels: r.Spec.Selector.GetMatchLabels(), Reason: "not supported yet"}
 		x.set = withDenied(x.set, d)
 	}
+	x.refuse(&x.set.MeshFrom, map[string]bool{
+		"data.mesh.trustDomainAliases":   len(x.mesh.TrustDomainAliases) > 0,
+		"data.mesh.defaultTrafficPolicy": x.mesh.DefaultTrafficPolicy != nil,
+	})
 	for _, vs := range x.set.VirtualServices {
 		x.checkVirtualService(vs)
 	}
@@ -40,10 +44,15 @@ func (x *Index) checkSupport() {
 	for _, g := range x.set.Gateways {
 		for i, s := range g.Spec.Servers {
 			x.refuse(&g.Meta, map[string]bool{
-				at("spec.servers", i, "bind"):                s.Bind != "",
-				at("spec.servers", i, "tls.cipherSuites"):    len(s.Tls.GetCipherSuites()) > 0,
-				at("spec.servers", i, "tls.subjectAltNames"): len(s.Tls.GetSubjectAltNames()) > 0,
-				at("spec.servers", i, "tls.credentialNames"): len(s.Tls.GetCredentialNames()) > 0,
+				at("spec.servers", i, "bind"):                      s.Bind != "",
+				at("spec.servers", i, "tls.cipherSuites"):          len(s.Tls.GetCipherSuites()) > 0,
+				at("spec.servers", i, "tls.subjectAltNames"):       len(s.Tls.GetSubjectAltNames()) > 0,
+				at("spec.servers", i, "tls.credentialNames"):       len(s.Tls.GetCredentialNames()) > 0,
+				at("spec.servers", i, "tls.caCertCredentialName"):  s.Tls.GetCaCertCredentialName() != "",
+				at("spec.servers", i, "tls.caCrl"):                 s.Tls.GetCaCrl() != "",
+				at("spec.servers", i, "tls.verifyCertificateSpki"): len(s.Tls.GetVerifyCertificateSpki()) > 0,
+				at("spec.servers", i, "tls.verifyCertificateHash"): len(s.Tls.GetVerifyCertificateHash()) > 0,
+				at("spec.servers", i, "defaultEndpoint"):           s.DefaultEndpoint != "",
 			})
 		}
 	}
@@ -115,6 +124,7 @@ func (x *Index) checkPolicy(dr *resource.DestinationRule, p *networking.TrafficP
 		path + ".retryBudget":   p.RetryBudget != nil,
 	})
 	x.checkBlocks(dr, path, p.LoadBalancer, p.ConnectionPool, p.Tls)
+	x.refuse(&dr.Meta, map[string]bool{path + ".outlierDetection.outlierDetectionHttpErrorCodes": len(p.OutlierDetection.GetOutlierDetectionHttpErrorCodes()) > 0})
 	for i, pl := range p.PortLevelSettings {
 		x.checkBlocks(dr, at(path+".portLevelSettings", i), pl.LoadBalancer, pl.ConnectionPool, pl.Tls)
 	}
@@ -126,6 +136,9 @@ func (x *Index) checkBlocks(dr *resource.DestinationRule, path string, lb *netwo
 		path + ".loadBalancer.consistentHash":           lb.GetConsistentHash() != nil,
 		path + ".loadBalancer.localityLbSetting":        len(lb.GetLocalityLbSetting().GetDistribute())+len(lb.GetLocalityLbSetting().GetFailover())+len(lb.GetLocalityLbSetting().GetFailoverPriority()) > 0,
 		path + ".loadBalancer.warmup":                   lb.GetWarmup() != nil,
+		path + ".loadBalancer.warmupDurationSecs":       lb.GetWarmupDurationSecs() != nil, //nolint:staticcheck // deprecated, and in people's files
+		path + ".loadBalancer.zoneAwareLbSetting":       lb.GetZoneAwareLbSetting() != nil,
+		path + ".connectionPool.http.http2KeepAlive":    pool.GetHttp().GetHttp2KeepAlive() != nil,
 		path + ".connectionPool.http.h2UpgradePolicy":   h2,
 		path + ".connectionPool.http.useClientProtocol": pool.GetHttp().GetUseClientProtocol(),
 		path + ".tls.mode (SIMPLE, MUTUAL)":             tls != nil && (tls.Mode == networking.ClientTLSSettings_SIMPLE || tls.Mode == networking.ClientTLSSettings_MUTUAL),

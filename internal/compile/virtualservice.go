@@ -65,11 +65,15 @@ func (b *builder) extraHosts(port uint16) []*ir.VirtualHost {
 			if b.byHost[host] != nil || host == "*" {
 				continue
 			}
+			routes, applied := b.httpRoutes(vs, port, "mesh")
+			if !applied {
+				continue
+			}
 			domains := []string{host}
 			if h != host {
 				domains = append(domains, h)
 			}
-			out = append(out, &ir.VirtualHost{Name: host + ":" + itoa(int(port)), Domains: domains, Routes: b.httpRoutes(vs, port, "mesh"), Origin: vs.Origin()})
+			out = append(out, &ir.VirtualHost{Name: host + ":" + itoa(int(port)), Domains: domains, Routes: routes, Origin: vs.Origin()})
 		}
 	}
 	return out
@@ -77,12 +81,13 @@ func (b *builder) extraHosts(port uint16) []*ir.VirtualHost {
 
 // httpRoutes compiles http[] for one port, seen from a gateway ("mesh" for
 // sidecars). Each match block becomes a route; a rule without matches ends
-// the list.
-func (b *builder) httpRoutes(vs *resource.VirtualService, port uint16, gateway string) []*ir.Route {
-	var out []*ir.Route
+// the list. applied is false when no block is meant for this proxy and port:
+// Istio then does as if the VirtualService were not there.
+func (b *builder) httpRoutes(vs *resource.VirtualService, port uint16, gateway string) (out []*ir.Route, applied bool) {
 	for i, h := range vs.Spec.Http {
 		path := at("spec.http", i)
 		if len(h.Match) == 0 {
+			applied = true
 			if r := b.httpRoute(vs, h, path, ir.RouteMatch{Origin: vs.At(path)}, h.Name, port); r != nil {
 				out = append(out, r)
 			}
@@ -92,6 +97,7 @@ func (b *builder) httpRoutes(vs *resource.VirtualService, port uint16, gateway s
 			if !b.applies(vs, m, port, gateway) {
 				continue
 			}
+			applied = true
 			name := h.Name
 			if m.Name != "" {
 				name = strings.TrimPrefix(name+"."+m.Name, ".")
@@ -103,7 +109,7 @@ func (b *builder) httpRoutes(vs *resource.VirtualService, port uint16, gateway s
 			}
 		}
 	}
-	return out
+	return out, applied
 }
 
 // applies evaluates what a match says of the proxy rather than the request.
@@ -176,6 +182,7 @@ func stringMatch(m *networking.StringMatch) ir.Match {
 func (b *builder) httpRoute(vs *resource.VirtualService, h *networking.HTTPRoute, path string, match ir.RouteMatch, name string, port uint16) *ir.Route {
 	r := &ir.Route{Name: name, Match: match, Origin: vs.At(path)}
 	r.Request, r.Response = headerOps(h.Headers)
+	host := takeHost(&r.Request)
 	switch {
 	case h.Delegate != nil:
 		return nil
@@ -187,30 +194,29 @@ func (b *builder) httpRoute(vs *resource.VirtualService, h *networking.HTTPRoute
 			r.Direct.Body = string(raw)
 		}
 	default:
-		r.Forward = b.forward(vs, h, path, match, port)
+		r.Forward = b.forward(vs, h, path, host, port)
 	}
 	return r
 }
 
-func (b *builder) forward(vs *resource.VirtualService, h *networking.HTTPRoute, path string, match ir.RouteMatch, port uint16) *ir.Forward {
+// forward compiles route[] and what goes with it. host: the authority that
+// headers set for the whole route; it wins over a destination's.
+func (b *builder) forward(vs *resource.VirtualService, h *networking.HTTPRoute, path, host string, port uint16) *ir.Forward {
 	f := &ir.Forward{Timeout: dur(h.Timeout, 0), Retry: b.retry(vs, h.Retries, path)}
 	for i, d := range h.Route {
 		sub := at(path+".route", i)
 		w := ir.WeightedCluster{Name: b.destination(vs, d.Destination, sub+".destination", port), Weight: uint32(d.Weight), Origin: vs.At(sub)}
 		w.Request, w.Response = headerOps(d.Headers)
-		if host := takeHost(&w.Request); host != "" && f.HostRewrite == "" {
-			f.HostRewrite = host
+		if own := takeHost(&w.Request); own != "" && f.HostRewrite == "" {
+			f.HostRewrite = own
 		}
 		if w.Weight == 0 && len(h.Route) > 1 {
 			continue
 		}
 		f.Clusters = append(f.Clusters, w)
 	}
-	if h.Headers.GetRequest() != nil {
-		ops, _ := headerOps(h.Headers)
-		if host := takeHost(&ops); host != "" {
-			f.HostRewrite = host
-		}
+	if host != "" {
+		f.HostRewrite = host
 	}
 	if rw := h.Rewrite; rw != nil {
 		if rw.Authority != "" {
@@ -233,7 +239,9 @@ func takeHost(ops *ir.HeaderOps) string {
 	strip := func(list []ir.Header) []ir.Header {
 		return slices.DeleteFunc(slices.Clone(list), func(h ir.Header) bool {
 			if h.Name == "host" || h.Name == ":authority" {
-				host = h.Value
+				if host == "" { // set wins over add
+					host = h.Value
+				}
 				return true
 			}
 			return false
@@ -278,7 +286,7 @@ func (b *builder) destination(vs *resource.VirtualService, d *networking.Destina
 		return missing
 	}
 	if d.Subset != "" {
-		if _, sub := b.ruleFor(s, b.node.Namespace).subset(d.Subset); sub == nil {
+		if b.ruleFor(s, b.node.Namespace).subset(d.Subset) == nil {
 			b.report(resource.Error, &vs.Meta, path+".subset", "no DestinationRule for "+host+" defines the subset "+strconv.Quote(d.Subset), "requests to it are answered 503 (NC)")
 			return missing
 		}
@@ -345,13 +353,11 @@ func headerOps(h *networking.Headers) (request, response ir.HeaderOps) {
 		}
 		return out
 	}
-	request = one(h.GetRequest())
-	takeHost(&request)
-	return request, one(h.GetResponse())
+	return one(h.GetRequest()), one(h.GetResponse())
 }
 
 func redirect(r *networking.HTTPRedirect) *ir.Redirect {
-	out := &ir.Redirect{Path: r.Uri, Host: r.Authority, Scheme: r.Scheme, Port: uint16(r.GetPort()), Code: int(r.RedirectCode)}
+	out := &ir.Redirect{Path: r.Uri, Prefix: r.PrefixRewrite, Host: r.Authority, Scheme: r.Scheme, Port: uint16(r.GetPort()), Code: int(r.RedirectCode)}
 	if out.Code == 0 {
 		out.Code = 301
 	}

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"gopkg.in/yaml.v3"
 	meshv1 "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
@@ -37,17 +38,18 @@ func (o *object) decode() {
 	if version == "" {
 		group, version = "", group
 	}
+	if o.Namespace == "" && o.Kind != "Namespace" {
+		o.Namespace = "default"
+	}
 	if versions, ok := groupVersions[group]; ok && !slices.Contains(versions, version) {
 		o.fail("apiVersion", fmt.Sprintf("version %q of %s is not known", version, group), "known: "+strings.Join(versions, ", "))
 		o.deny()
 		return
 	}
-	if slices.Contains(refused, o.Kind) && (strings.Contains(group, "istio.io") || strings.HasPrefix(group, "gateway.networking.k8s.io")) {
+	gatewayAPI := strings.HasPrefix(group, "gateway.networking.k8s.io")
+	if slices.Contains(refused, o.Kind) && (strings.Contains(group, "istio.io") || gatewayAPI) || gatewayAPI && o.Kind == "Gateway" {
 		o.fail("kind", "kind "+o.Kind+" is not supported yet", "remove it, or run without what it asks for knowingly")
 		return
-	}
-	if o.Namespace == "" && !slices.Contains([]string{"Namespace"}, o.Kind) {
-		o.Namespace = "default"
 	}
 	s := o.p.set
 	switch group + "/" + o.Kind {
@@ -89,6 +91,7 @@ func (o *object) decode() {
 	default:
 		if strings.HasSuffix(group, "istio.io") || group == "tulle.dev" {
 			o.fail("kind", "kind "+o.Kind+" is not known in "+group)
+			o.deny()
 			return
 		}
 		if o.Kind != "Kustomization" {
@@ -137,10 +140,16 @@ func (o *object) deny() {
 		return
 	}
 	d := Denied{Meta: o.Meta, Reason: "the object has errors"}
-	if labels := child(child(child(o.node, "spec"), "selector"), "matchLabels"); labels != nil {
+	if d.Namespace == "" {
+		d.Namespace = "default"
+	}
+	if labels := child(child(child(o.node, "spec"), "selector"), "matchLabels"); labels != nil && labels.Kind == yaml.MappingNode {
 		d.MatchLabels = map[string]string{}
 		for i := 0; i+1 < len(labels.Content); i += 2 {
-			d.MatchLabels[labels.Content[i].Value] = labels.Content[i+1].Value
+			// A label that is itself the fault selects nothing: without it the mark is wider.
+			if k, v := labels.Content[i], labels.Content[i+1]; v.Kind == yaml.ScalarNode && v.Tag != "!!null" && !strings.Contains(k.Value+v.Value, "*") {
+				d.MatchLabels[k.Value] = v.Value
+			}
 		}
 	}
 	o.p.set.Denied = append(o.p.set.Denied, d)
@@ -212,7 +221,7 @@ func (o *object) meshConfig() {
 			o.fail("data.mesh", err.Error())
 			return
 		}
-		proto.Merge(mesh, given)
+		replaceFields(mesh.ProtoReflect(), given.ProtoReflect(), n)
 	}
 	if mesh.RootNamespace == "" {
 		mesh.RootNamespace = defaultRootNamespace
@@ -222,6 +231,26 @@ func (o *object) meshConfig() {
 		return
 	}
 	o.p.set.Mesh, o.p.set.MeshFrom = mesh, o.Meta
+}
+
+// replaceFields sets the fields of mesh that n names to what given has. A merge
+// of messages would lose zeros (REGISTRY_ONLY is one) and add up durations.
+func replaceFields(mesh, given protoreflect.Message, n *yaml.Node) {
+	fields := mesh.Descriptor().Fields()
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i].Value
+		fd := fields.ByJSONName(key)
+		if fd == nil {
+			fd = fields.ByTextName(key)
+		}
+		if fd == nil || n.Content[i+1].Tag == "!!null" {
+			continue
+		}
+		mesh.Clear(fd)
+		if given.Has(fd) {
+			mesh.Set(fd, given.Get(fd))
+		}
+	}
 }
 
 func ptr[T any](v T) *T { return &v }

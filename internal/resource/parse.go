@@ -37,7 +37,7 @@ func Parse(files []File) (*Set, []Problem) {
 	for _, f := range files {
 		p.file(f)
 	}
-	p.set.sort()
+	p.set.Sort()
 	return p.set, p.problems
 }
 
@@ -182,8 +182,10 @@ func (p *parser) object(file string, n *yaml.Node) {
 		}
 	}
 	if err := n.Decode(&head); err != nil {
-		o.Kind = scalar(n, "kind")
+		meta := child(n, "metadata")
+		o.Kind, o.Name, o.Namespace = scalar(n, "kind"), scalar(meta, "name"), scalar(meta, "namespace")
 		o.fail("metadata", strings.TrimPrefix(err.Error(), "yaml: "))
+		o.deny()
 		return
 	}
 	m := head.Metadata
@@ -199,6 +201,7 @@ func (p *parser) object(file string, n *yaml.Node) {
 	}
 	if o.Name == "" && head.Kind != "Kustomization" {
 		o.fail("metadata.name", "a name is needed")
+		o.deny()
 		return
 	}
 	o.decode()
@@ -284,17 +287,42 @@ func (o *object) unique() bool {
 	return true
 }
 
-// json converts a node to JSON.
+// toJSON converts a node to JSON. Keys become strings as they were written:
+// portLevelMtls has numbers for keys.
 func toJSON(n *yaml.Node) ([]byte, error) {
-	var v any
-	if err := n.Decode(&v); err != nil {
+	v, err := plain(n)
+	if err != nil {
 		return nil, err
 	}
 	return json.Marshal(v)
 }
 
-// sort puts every kind in the order in which Istio lets objects compete.
-func (s *Set) sort() {
+func plain(n *yaml.Node) (v any, err error) {
+	switch n.Kind {
+	case yaml.MappingNode:
+		m := make(map[string]any, len(n.Content)/2)
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if m[n.Content[i].Value], err = plain(n.Content[i+1]); err != nil {
+				return nil, err
+			}
+		}
+		return m, nil
+	case yaml.SequenceNode:
+		list := make([]any, len(n.Content))
+		for i, c := range n.Content {
+			if list[i], err = plain(c); err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
+	}
+	err = n.Decode(&v)
+	return v, err
+}
+
+// Sort puts every kind in the order in which Istio lets objects compete. Only
+// the code that makes a set may call it, before the set is shared.
+func (s *Set) Sort() {
 	sortObjects(s.VirtualServices)
 	sortObjects(s.DestinationRules)
 	sortObjects(s.Gateways)

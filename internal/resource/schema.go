@@ -2,6 +2,7 @@ package resource
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -100,7 +101,7 @@ func (o *object) checkScalar(n *yaml.Node, fd protoreflect.FieldDescriptor, path
 	case protoreflect.BoolKind:
 		want = "!!bool"
 	case protoreflect.EnumKind:
-		if fd.Enum().Values().ByName(protoreflect.Name(n.Value)) == nil && n.Tag != "!!int" {
+		if !enumValue(fd.Enum().Values(), n) {
 			var names []string
 			for i := range fd.Enum().Values().Len() {
 				names = append(names, string(fd.Enum().Values().Get(i).Name()))
@@ -123,6 +124,14 @@ func (o *object) checkScalar(n *yaml.Node, fd protoreflect.FieldDescriptor, path
 	if strings.HasPrefix(n.Value, "-") && (fd.Kind() == protoreflect.Uint32Kind || fd.Kind() == protoreflect.Uint64Kind) {
 		o.fail(path, "may not be negative")
 	}
+}
+
+// enumValue: by name or, as protobuf's JSON allows, by number.
+func enumValue(values protoreflect.EnumValueDescriptors, n *yaml.Node) bool {
+	if number, err := strconv.ParseInt(n.Value, 10, 32); err == nil && n.Tag == "!!int" {
+		return values.ByNumber(protoreflect.EnumNumber(number)) != nil
+	}
+	return values.ByName(protoreflect.Name(n.Value)) != nil
 }
 
 func (o *object) checkDuration(n *yaml.Node, path string) {

@@ -83,8 +83,11 @@ func (o *object) source(path string, s *security.Source, custom bool) {
 	lists := map[string][]string{
 		"principals": s.Principals, "notPrincipals": s.NotPrincipals, "requestPrincipals": s.RequestPrincipals, "notRequestPrincipals": s.NotRequestPrincipals,
 		"namespaces": s.Namespaces, "notNamespaces": s.NotNamespaces, "serviceAccounts": s.ServiceAccounts, "notServiceAccounts": s.NotServiceAccounts,
+		"trustDomains": s.TrustDomains, "notTrustDomains": s.NotTrustDomains,
 	}
 	n := o.valueLists(path, lists)
+	o.noScheme(path+".principals", s.Principals)
+	o.noScheme(path+".notPrincipals", s.NotPrincipals)
 	for name, values := range map[string][]string{"ipBlocks": s.IpBlocks, "notIpBlocks": s.NotIpBlocks, "remoteIpBlocks": s.RemoteIpBlocks, "notRemoteIpBlocks": s.NotRemoteIpBlocks} {
 		n += len(values)
 		for i, v := range values {
@@ -102,6 +105,16 @@ func (o *object) source(path string, s *security.Source, custom bool) {
 			if len(lists[name]) > 0 {
 				o.fail(path+"."+name, "CUSTOM policies may not match on identities", "Istio checks them after the external authorizer; use a DENY or ALLOW policy")
 			}
+		}
+	}
+}
+
+// noScheme: Istio puts the scheme in front itself, so a value that has one
+// matches nobody.
+func (o *object) noScheme(path string, values []string) {
+	for i, v := range values {
+		if strings.HasPrefix(v, "spiffe://") {
+			o.warn(at(path, i), fmt.Sprintf("%q matches nobody, as in Istio", v), "write principals without spiffe://")
 		}
 	}
 }
@@ -130,11 +143,7 @@ func (o *object) operation(path string, op *security.Operation) {
 	n := o.valueLists(path, map[string][]string{"hosts": op.Hosts, "notHosts": op.NotHosts, "methods": op.Methods, "notMethods": op.NotMethods, "paths": op.Paths, "notPaths": op.NotPaths})
 	for name, values := range map[string][]string{"ports": op.Ports, "notPorts": op.NotPorts} {
 		n += len(values)
-		for i, v := range values {
-			if p, err := strconv.ParseUint(v, 10, 16); err != nil || p == 0 {
-				o.fail(at(path+"."+name, i), fmt.Sprintf("%q is not a port", v))
-			}
-		}
+		o.ports(path+"."+name, values)
 	}
 	if n == 0 {
 		o.fail(path, "an operation needs at least one field", "leave to out to mean anything")
@@ -163,9 +172,24 @@ func (o *object) condition(path string, c *security.Condition, custom bool) {
 	if custom && (strings.HasPrefix(key, "request.auth.") || slices.Contains([]string{"source.principal", "source.namespace", "source.serviceAccount", "source.trustDomain"}, key)) {
 		o.fail(path+".key", "CUSTOM policies may not match on identities", "Istio checks them after the external authorizer; use a DENY or ALLOW policy")
 	}
-	if strings.HasSuffix(key, ".ip") {
-		for i, v := range append(slices.Clone(c.Values), c.NotValues...) {
-			o.cidr(at(path+".values", i), v)
+	for name, values := range map[string][]string{"values": c.Values, "notValues": c.NotValues} {
+		switch {
+		case strings.HasSuffix(key, ".ip"):
+			for i, v := range values {
+				o.cidr(at(path+"."+name, i), v)
+			}
+		case key == "destination.port":
+			o.ports(path+"."+name, values)
+		case key == "source.principal":
+			o.noScheme(path+"."+name, values)
+		}
+	}
+}
+
+func (o *object) ports(path string, values []string) {
+	for i, v := range values {
+		if p, err := strconv.ParseUint(v, 10, 16); err != nil || p == 0 {
+			o.fail(at(path, i), fmt.Sprintf("%q is not a port", v))
 		}
 	}
 }

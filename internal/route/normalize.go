@@ -25,10 +25,13 @@ func NormalizePath(mode, path string) (string, error) {
 		return "", err
 	}
 	s = strings.ReplaceAll(s, `\`, "/")
-	if mode == "MERGE_SLASHES" || mode == "DECODE_AND_MERGE_SLASHES" {
-		s = mergeSlashes(s)
+	if s, err = removeDots(s); err != nil {
+		return "", err
 	}
-	return removeDots(s)
+	if mode == "MERGE_SLASHES" || mode == "DECODE_AND_MERGE_SLASHES" {
+		s = mergeSlashes(s) // after the dots, as Envoy does: in "a//.." the empty segment goes
+	}
+	return s, nil
 }
 
 // clean reports that nothing would change.

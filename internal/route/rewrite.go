@@ -8,7 +8,7 @@ import (
 
 // RewritePath applies the route's rewrite to a path without query. With a
 // prefix match the prefix is replaced; with any other match the whole path is
-// (VirtualService rewrite.uri). A rewrite ending in "/" in front of a rest that
+// (VirtualService rewrite.uri). No path match is the prefix "/". A rewrite ending in "/" in front of a rest that
 // begins with one does not double it.
 func (c *Route) RewritePath(path string) string {
 	f := c.Forward
@@ -25,10 +25,14 @@ func (c *Route) RewritePath(path string) string {
 func (c *Route) RedirectPath(path string) string { return c.replacePrefix(path, c.Redirect.Prefix) }
 
 func (c *Route) replacePrefix(path, with string) string {
-	if c.path == nil || c.path.Kind != ir.Prefix {
-		return with
+	n := 1
+	if c.path != nil {
+		if c.path.Kind != ir.Prefix {
+			return with
+		}
+		n = len(c.path.Value)
 	}
-	rest := path[min(len(c.path.Value), len(path)):]
+	rest := path[min(n, len(path)):]
 	if strings.HasSuffix(with, "/") {
 		rest = strings.TrimPrefix(rest, "/")
 	}

@@ -106,15 +106,25 @@ func (t *Table) addDomain(d string, vh *virtualHost) error {
 		}
 		t.any = vh
 	case strings.HasPrefix(d, "*"):
-		t.suffixes = append(t.suffixes, wildcard{d[1:], vh})
+		return addWildcard(&t.suffixes, d, d[1:], vh)
 	case strings.HasSuffix(d, "*"):
-		t.prefixes = append(t.prefixes, wildcard{d[:len(d)-1], vh})
+		return addWildcard(&t.prefixes, d, d[:len(d)-1], vh)
 	default:
 		if other := t.exact[d]; other != nil {
 			return fmt.Errorf("domain %s is taken by %s", d, other.Name)
 		}
 		t.exact[d] = vh
 	}
+	return nil
+}
+
+func addWildcard(list *[]wildcard, domain, text string, vh *virtualHost) error {
+	for _, w := range *list {
+		if w.text == text {
+			return fmt.Errorf("domain %s is taken by %s", domain, w.vh.Name)
+		}
+	}
+	*list = append(*list, wildcard{text, vh})
 	return nil
 }
 
@@ -192,41 +202,33 @@ func (t *Table) Match(r *Request) (*Route, Miss) {
 	return nil, NoRoute
 }
 
-// virtualHost finds the most specific domain: with the port as sent, then
-// without it (Istio sets ignore_port_in_host_matching).
+// virtualHost finds the most specific domain. The port is compared only with
+// exact domains that name one; otherwise it is no part of the host (Istio sets
+// ignore_port_in_host_matching).
 func (t *Table) virtualHost(host string) *virtualHost {
-	if vh := t.lookup(host); vh != nil {
-		return vh
+	if hasUpper(host) {
+		host = strings.ToLower(host)
 	}
-	if bare := StripPort(host); bare != host {
-		if vh := t.lookup(bare); vh != nil {
-			return vh
-		}
-	}
-	return t.any
-}
-
-func (t *Table) lookup(host string) *virtualHost {
 	if vh := t.exact[host]; vh != nil {
 		return vh
 	}
-	if hasUpper(host) {
-		host = strings.ToLower(host)
-		if vh := t.exact[host]; vh != nil {
+	bare := StripPort(host)
+	if bare != host {
+		if vh := t.exact[bare]; vh != nil {
 			return vh
 		}
 	}
 	for _, w := range t.suffixes {
-		if len(host) > len(w.text) && strings.HasSuffix(host, w.text) {
+		if len(bare) > len(w.text) && strings.HasSuffix(bare, w.text) {
 			return w.vh
 		}
 	}
 	for _, w := range t.prefixes {
-		if len(host) > len(w.text) && strings.HasPrefix(host, w.text) {
+		if len(bare) > len(w.text) && strings.HasPrefix(bare, w.text) {
 			return w.vh
 		}
 	}
-	return nil
+	return t.any
 }
 
 func hasUpper(s string) bool {
@@ -251,7 +253,7 @@ func StripPort(host string) string {
 // the condition that failed.
 func (c *Route) matches(r *Request) (reason, bool) {
 	if c.path != nil && !c.path.match(r.Path) {
-		return reason{"path", c.path, r.Path, true}, false
+		return reason{"path", "", c.path, r.Path, true}, false
 	}
 	for i := range c.headers {
 		h := &c.headers[i]
@@ -261,21 +263,22 @@ func (c *Route) matches(r *Request) (reason, bool) {
 			got = h.text.match("")
 		}
 		if got == h.Invert {
-			return reason{"header " + h.Name, &h.text, v, ok}, false
+			return reason{"header", h.Name, &h.text, v, ok}, false
 		}
 	}
 	for i := range c.query {
 		q := &c.query[i]
 		v, ok := queryValue(r.Query, q.name)
 		if !ok || !q.text.match(v) {
-			return reason{"query " + q.name, &q.text, v, ok}, false
+			return reason{"query", q.name, &q.text, v, ok}, false
 		}
 	}
 	return reason{}, true
 }
 
 type reason struct {
-	what    string
+	what    string // path, header, query
+	name    string // of the header or parameter
 	want    *text
 	got     string
 	present bool
@@ -298,8 +301,8 @@ func (r *Request) header(name string) (string, bool) {
 	return r.Headers.Get(name)
 }
 
-// queryValue finds the first value of a parameter, undecoded but for "+",
-// as Envoy compares it.
+// queryValue finds the first value of a parameter, undecoded, as Envoy
+// compares it.
 func queryValue(query, name string) (string, bool) {
 	for query != "" {
 		var pair string

@@ -19,6 +19,9 @@ func compileText(m ir.Match) (text, error) {
 	switch m.Kind {
 	case ir.Exact, ir.Prefix, ir.Suffix, ir.Contains, ir.Present:
 	case ir.Regex:
+		if _, err := regexp.Compile(m.Value); err != nil { // "a)|(?:b" would pass inside the group, unanchored
+			return t, err
+		}
 		re, err := regexp.Compile("^(?:" + m.Value + ")$")
 		if err != nil {
 			return t, err

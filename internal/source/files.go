@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -103,15 +104,13 @@ func (f *Files) load(before *content) (Update, *content) {
 		r.path(p)
 	}
 	set, problems := resource.Parse(r.files)
-	followed := 0
-	for len(set.Local) > followed { // a Local may name a folder with another Local
-		l := set.Local[followed]
-		followed++
-		before := len(r.files)
+	followed := map[string]bool{}
+	for l := nextLocal(set, before, problems, followed); l != nil; l = nextLocal(set, before, problems, followed) {
+		known := len(r.files)
 		for _, m := range l.Spec.Manifests {
 			r.path(filepath.Join(filepath.Dir(l.Pos.File), m))
 		}
-		if len(r.files) > before {
+		if len(r.files) > known {
 			set, problems = resource.Parse(r.files)
 		}
 	}
@@ -124,9 +123,29 @@ func (f *Files) load(before *content) (Update, *content) {
 		fmt.Fprintf(h, "%s\x00%d\x00", file.Name, len(file.Data))
 		h.Write(file.Data)
 	}
+	for _, p := range r.problems { // what could not be read is news too
+		fmt.Fprintf(h, "%s\x00", p)
+	}
 	c := &content{watched: r.watched, last: set}
 	h.Sum(c.hash[:0])
 	return Update{Set: set, Problems: problems}, c
+}
+
+// nextLocal is a Local whose manifests were not read yet (a Local may name a
+// folder with another). One that just got an error counts as it was: what it
+// names must not vanish with it.
+func nextLocal(set *resource.Set, before *content, problems []resource.Problem, followed map[string]bool) *resource.Local {
+	all := set.Local
+	if before != nil {
+		all = append(slices.Clip(all), lostLocals(set, before.last, problems)...)
+	}
+	for _, l := range all {
+		if key := l.Namespace + "/" + l.Name; !followed[key] {
+			followed[key] = true
+			return l
+		}
+	}
+	return nil
 }
 
 // reading collects files.
@@ -238,12 +257,14 @@ func (r *reading) kustomize(dir string) {
 		}
 		return
 	}
-	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			r.watched = append(r.watched, p)
-		}
-		return nil
-	})
+	for _, folder := range kustomizeFolders(dir, map[string]bool{}) {
+		_ = filepath.WalkDir(folder, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				r.watched = append(r.watched, p)
+			}
+			return nil
+		})
+	}
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
 		r.fail(kustomization(dir), "kustomize: "+err.Error())

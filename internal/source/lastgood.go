@@ -1,91 +1,103 @@
 package source
 
 import (
-	"os"
-
-	"sigs.k8s.io/yaml"
+	"slices"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
-// plainResources returns what a kustomization lists if it does nothing else.
-func plainResources(file string) ([]string, bool) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, false
+// id names an object: kind, namespace, name.
+type id [3]string
+
+// faults are the objects and files that have errors.
+type faults struct {
+	objects map[id]bool
+	files   map[string]bool // an error that cannot be put down to one object
+}
+
+func faultsOf(problems []resource.Problem) faults {
+	f := faults{map[id]bool{}, map[string]bool{}}
+	for _, p := range problems {
+		if p.Severity != resource.Error {
+			continue
+		}
+		if p.Origin.Kind == "File" || p.Origin.Name == "" {
+			f.files[p.Origin.File] = true
+		}
+		f.objects[id{p.Origin.Kind, p.Origin.Namespace, p.Origin.Name}] = true
 	}
-	var k map[string]any
-	if err := yaml.Unmarshal(b, &k); err != nil {
-		return nil, false
-	}
-	var out []string
-	for key, v := range k {
-		switch key {
-		case "apiVersion", "kind", "metadata":
-		case "resources":
-			list, _ := v.([]any)
-			for _, r := range list {
-				s, ok := r.(string)
-				if !ok {
-					return nil, false
-				}
-				out = append(out, s)
-			}
-		default:
-			return nil, false
+	return f
+}
+
+// hit reports whether an error may be why an object is missing.
+func (f faults) hit(m *resource.Meta) bool {
+	return f.objects[id{m.Kind, m.Namespace, m.Name}] || f.files[m.Pos.File]
+}
+
+// lostLocals are the Local objects that errors took away since last.
+func lostLocals(set, last *resource.Set, problems []resource.Problem) []*resource.Local {
+	f := faultsOf(problems)
+	var out []*resource.Local
+	for _, l := range last.Local {
+		same := func(o *resource.Local) bool { return o.Name == l.Name && o.Namespace == l.Namespace }
+		if f.hit(&l.Meta) && !slices.ContainsFunc(set.Local, same) {
+			out = append(out, l)
 		}
 	}
-	return out, true
+	return out
+}
+
+// keeper brings back the previous version of objects.
+type keeper struct {
+	faults
+	kept map[id]bool
+	from map[[2]string]bool // kind (or "") and file of what was brought back
+}
+
+func (k *keeper) keep(m *resource.Meta) {
+	k.kept[id{m.Kind, m.Namespace, m.Name}] = true
+	k.from[[2]string{m.Kind, m.Pos.File}] = true
+	k.from[[2]string{"", m.Pos.File}] = true
 }
 
 // keepLastGood brings back the previous version of every object that now has
 // an error, so that a slip of the editor does not take down what runs.
 func keepLastGood(set, last *resource.Set, problems []resource.Problem) []resource.Problem {
-	broken := map[[3]string]bool{}
-	files := map[string]bool{}
-	for _, p := range problems {
-		if p.Severity != resource.Error {
-			continue
-		}
-		if p.Origin.Kind == "File" {
-			files[p.Origin.File] = true
-		}
-		broken[[3]string{p.Origin.Kind, p.Origin.Namespace, p.Origin.Name}] = true
-	}
-	if len(broken) == 0 {
+	k := &keeper{faultsOf(problems), map[id]bool{}, map[[2]string]bool{}}
+	if len(k.objects) == 0 {
 		return problems
 	}
-	kept := map[[3]string]bool{}
-	restore(&set.VirtualServices, last.VirtualServices, broken, files, kept)
-	restore(&set.DestinationRules, last.DestinationRules, broken, files, kept)
-	restore(&set.Gateways, last.Gateways, broken, files, kept)
-	restore(&set.ServiceEntries, last.ServiceEntries, broken, files, kept)
-	restore(&set.PeerAuthentications, last.PeerAuthentications, broken, files, kept)
-	restore(&set.AuthorizationPolicies, last.AuthorizationPolicies, broken, files, kept)
-	restore(&set.Namespaces, last.Namespaces, broken, files, kept)
-	restore(&set.Services, last.Services, broken, files, kept)
-	restore(&set.ServiceAccounts, last.ServiceAccounts, broken, files, kept)
-	restore(&set.ConfigMaps, last.ConfigMaps, broken, files, kept)
-	restore(&set.Secrets, last.Secrets, broken, files, kept)
-	restore(&set.Deployments, last.Deployments, broken, files, kept)
-	restore(&set.StatefulSets, last.StatefulSets, broken, files, kept)
-	restore(&set.Jobs, last.Jobs, broken, files, kept)
-	if kept[[3]string{"ConfigMap", last.MeshFrom.Namespace, last.MeshFrom.Name}] && set.Mesh == nil {
+	restore(k, &set.VirtualServices, last.VirtualServices)
+	restore(k, &set.DestinationRules, last.DestinationRules)
+	restore(k, &set.Gateways, last.Gateways)
+	restore(k, &set.ServiceEntries, last.ServiceEntries)
+	restore(k, &set.Sidecars, last.Sidecars)
+	restore(k, &set.PeerAuthentications, last.PeerAuthentications)
+	restore(k, &set.AuthorizationPolicies, last.AuthorizationPolicies)
+	restore(k, &set.RequestAuths, last.RequestAuths)
+	restore(k, &set.Namespaces, last.Namespaces)
+	restore(k, &set.Services, last.Services)
+	restore(k, &set.ServiceAccounts, last.ServiceAccounts)
+	restore(k, &set.ConfigMaps, last.ConfigMaps)
+	restore(k, &set.Secrets, last.Secrets)
+	restore(k, &set.Deployments, last.Deployments)
+	restore(k, &set.StatefulSets, last.StatefulSets)
+	restore(k, &set.Jobs, last.Jobs)
+	for _, l := range lostLocals(set, last, problems) {
+		set.Local = append(set.Local, l)
+		k.keep(&l.Meta)
+	}
+	if set.Mesh == nil && last.Mesh != nil && k.hit(&last.MeshFrom) {
 		set.Mesh, set.MeshFrom = last.Mesh, last.MeshFrom
+		k.keep(&last.MeshFrom)
 	}
-	if set.Mesh == nil && broken[[3]string{"ConfigMap", "istio-system", "istio"}] {
-		set.Mesh, set.MeshFrom = last.Mesh, last.MeshFrom
-	}
-	denied := set.Denied[:0:0]
-	for _, d := range set.Denied {
-		if !kept[[3]string{d.Kind, d.Namespace, d.Name}] {
-			denied = append(denied, d)
-		}
-	}
-	set.Denied = denied
+	set.Denied = slices.DeleteFunc(set.Denied, func(d resource.Denied) bool {
+		return k.kept[id{d.Kind, d.Namespace, d.Name}] || d.Name == "" && k.from[[2]string{d.Kind, d.Pos.File}]
+	})
+	set.Sort()
 	for i := range problems {
 		o := problems[i].Origin
-		if problems[i].Severity == resource.Error && (kept[[3]string{o.Kind, o.Namespace, o.Name}] || files[o.File]) {
+		if problems[i].Severity == resource.Error && (k.kept[id{o.Kind, o.Namespace, o.Name}] || k.files[o.File] && k.from[[2]string{"", o.File}]) {
 			if problems[i].Hint != "" {
 				problems[i].Hint += "; "
 			}
@@ -95,16 +107,15 @@ func keepLastGood(set, last *resource.Set, problems []resource.Problem) []resour
 	return problems
 }
 
-func restore[S any](now *[]*resource.Object[S], last []*resource.Object[S], broken map[[3]string]bool, files map[string]bool, kept map[[3]string]bool) {
-	have := map[[3]string]bool{}
+func restore[S any](k *keeper, now *[]*resource.Object[S], last []*resource.Object[S]) {
+	have := map[id]bool{}
 	for _, o := range *now {
-		have[[3]string{o.Kind, o.Namespace, o.Name}] = true
+		have[id{o.Kind, o.Namespace, o.Name}] = true
 	}
 	for _, o := range last {
-		key := [3]string{o.Kind, o.Namespace, o.Name}
-		if !have[key] && (broken[key] || files[o.Pos.File]) {
+		if !have[id{o.Kind, o.Namespace, o.Name}] && k.hit(&o.Meta) {
 			*now = append(*now, o)
-			kept[key] = true
+			k.keep(&o.Meta)
 		}
 	}
 }

@@ -1,9 +1,7 @@
 package telemetry
 
 import (
-	"encoding/json"
 	"fmt"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -17,23 +15,66 @@ type Format struct{ parts []appender }
 
 type appender func(b []byte, r *Record) []byte
 
-// ParseFormat compiles an Envoy format string; "" is DefaultFormat. An
-// operator that is not known is an error naming it.
+// ParseFormat compiles an Envoy format string; "" is DefaultFormat. A missing
+// newline at its end is added, as Istio does. An operator that is not known is
+// an error naming it.
 func ParseFormat(format string) (*Format, error) {
 	if format == "" {
 		format = DefaultFormat
 	}
+	if !strings.HasSuffix(format, "\n") {
+		format += "\n"
+	}
+	parts, err := split(format)
+	if err != nil {
+		return nil, err
+	}
 	f := &Format{}
+	for _, p := range parts {
+		f.parts = append(f.parts, p.text)
+	}
+	return f, nil
+}
+
+// part is a literal (when no function is set) or an operator.
+type part struct {
+	literal string
+	str     func(*Record) string // "" for nothing
+	num     func(*Record) int64
+	start   bool // START_TIME
+}
+
+// text appends the part as a line of text has it.
+func (p part) text(b []byte, r *Record) []byte {
+	switch {
+	case p.str != nil:
+		return text(b, p.str(r))
+	case p.num != nil:
+		return strconv.AppendInt(b, p.num(r), 10)
+	case p.start:
+		return appendTime(b, r.Start)
+	}
+	return append(b, p.literal...)
+}
+
+// split cuts a format into its parts.
+func split(format string) ([]part, error) {
+	var out []part
+	literal := func(s string) {
+		if s != "" {
+			out = append(out, part{literal: s})
+		}
+	}
 	for format != "" {
 		i := strings.IndexByte(format, '%')
 		if i < 0 {
-			f.literal(format)
+			literal(format)
 			break
 		}
-		f.literal(format[:i])
+		literal(format[:i])
 		format = format[i+1:]
 		if strings.HasPrefix(format, "%") {
-			f.literal("%")
+			literal("%")
 			format = format[1:]
 			continue
 		}
@@ -52,58 +93,14 @@ func ParseFormat(format string) (*Format, error) {
 		if end < 0 {
 			return nil, fmt.Errorf("access log format: %q has no closing %%", "%"+format)
 		}
-		part, err := operator(format[:end])
+		p, err := operator(format[:end])
 		if err != nil {
 			return nil, err
 		}
-		f.parts = append(f.parts, part)
+		out = append(out, p)
 		format = format[end+1:]
 	}
-	return f, nil
-}
-
-// ParseJSON compiles a JSON format: one object per line, keys sorted.
-func ParseJSON(fields map[string]string) (*Format, error) {
-	keys := make([]string, 0, len(fields))
-	for k := range fields {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	f := &Format{}
-	f.literal("{")
-	for i, k := range keys {
-		inner, err := ParseFormat(fields[k])
-		if err != nil {
-			return nil, fmt.Errorf("field %q: %w", k, err)
-		}
-		name, _ := json.Marshal(k)
-		sep := ""
-		if i > 0 {
-			sep = ","
-		}
-		f.literal(sep + string(name) + ":")
-		f.parts = append(f.parts, func(b []byte, r *Record) []byte {
-			return strconv.AppendQuote(b, string(inner.Append(nil, r)))
-		})
-	}
-	f.literal("}\n")
-	return f, nil
-}
-
-// DefaultJSON is Istio's default set of JSON fields.
-func DefaultJSON() map[string]string {
-	return map[string]string{
-		"start_time": "%START_TIME%", "method": "%REQ(:METHOD)%", "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
-		"protocol": "%PROTOCOL%", "response_code": "%RESPONSE_CODE%", "response_flags": "%RESPONSE_FLAGS%",
-		"response_code_details": "%RESPONSE_CODE_DETAILS%", "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
-		"upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%", "bytes_received": "%BYTES_RECEIVED%",
-		"bytes_sent": "%BYTES_SENT%", "duration": "%DURATION%", "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
-		"x_forwarded_for": "%REQ(X-FORWARDED-FOR)%", "user_agent": "%REQ(USER-AGENT)%", "request_id": "%REQ(X-REQUEST-ID)%",
-		"authority": "%REQ(:AUTHORITY)%", "upstream_host": "%UPSTREAM_HOST%", "upstream_cluster": "%UPSTREAM_CLUSTER%",
-		"upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%", "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
-		"downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%", "requested_server_name": "%REQUESTED_SERVER_NAME%",
-		"route_name": "%ROUTE_NAME%",
-	}
+	return out, nil
 }
 
 // Append formats one record.
@@ -112,12 +109,6 @@ func (f *Format) Append(b []byte, r *Record) []byte {
 		b = p(b, r)
 	}
 	return b
-}
-
-func (f *Format) literal(s string) {
-	if s != "" {
-		f.parts = append(f.parts, func(b []byte, _ *Record) []byte { return append(b, s...) })
-	}
 }
 
 // text appends s, or "-" when it is empty. Bytes that could forge a line or
@@ -152,16 +143,12 @@ var escaped = func() (t [256]bool) {
 	return t
 }()
 
-func str(get func(*Record) string) appender {
-	return func(b []byte, r *Record) []byte { return text(b, get(r)) }
-}
+func str(get func(*Record) string) part { return part{str: get} }
 
-func num(get func(*Record) int64) appender {
-	return func(b []byte, r *Record) []byte { return strconv.AppendInt(b, get(r), 10) }
-}
+func num(get func(*Record) int64) part { return part{num: get} }
 
 // operators without argument.
-var operators = map[string]appender{
+var operators = map[string]part{
 	"PROTOCOL":                          str(func(r *Record) string { return r.Protocol }),
 	"RESPONSE_CODE":                     num(func(r *Record) int64 { return int64(r.Status) }),
 	"RESPONSE_FLAGS":                    str(func(r *Record) string { return r.Flags.String() }),
@@ -187,7 +174,7 @@ var operators = map[string]appender{
 	"GRPC_STATUS_NUMBER":                str(func(r *Record) string { return r.GRPCStatus }),
 	"STREAM_ID":                         str(func(r *Record) string { return r.RequestID }),
 	"TULLE_VERSION":                     str(func(r *Record) string { return r.Version }),
-	"START_TIME":                        func(b []byte, r *Record) []byte { return appendTime(b, r.Start) },
+	"START_TIME":                        {start: true},
 }
 
 // appendTime writes 2026-01-02T15:04:05.678Z, Envoy's default.
@@ -214,34 +201,34 @@ func digits(b []byte, n, width int) []byte {
 }
 
 // operator compiles NAME, NAME(ARG) or NAME(ARG):MAX.
-func operator(op string) (appender, error) {
+func operator(op string) (part, error) {
 	if a, ok := operators[op]; ok {
 		return a, nil
 	}
 	name, rest, ok := strings.Cut(op, "(")
 	if !ok {
-		return nil, fmt.Errorf("access log format: operator %%%s%% is not supported", op)
+		return part{}, fmt.Errorf("access log format: operator %%%s%% is not supported", op)
 	}
 	arg, tail, _ := strings.Cut(rest, ")")
 	limit := -1
 	if tail != "" {
 		n, err := strconv.Atoi(strings.TrimPrefix(tail, ":"))
 		if err != nil || n < 0 {
-			return nil, fmt.Errorf("access log format: %%%s%%: %q is not a length", op, tail)
+			return part{}, fmt.Errorf("access log format: %%%s%%: %q is not a length", op, tail)
 		}
 		limit = n
 	}
 	get, err := lookup(name, arg)
 	if err != nil {
-		return nil, fmt.Errorf("access log format: %%%s%%: %w", op, err)
+		return part{}, fmt.Errorf("access log format: %%%s%%: %w", op, err)
 	}
-	return func(b []byte, r *Record) []byte {
+	return str(func(r *Record) string {
 		s := get(r)
 		if limit >= 0 && len(s) > limit {
 			s = s[:limit]
 		}
-		return text(b, s)
-	}, nil
+		return s
+	}), nil
 }
 
 func lookup(name, arg string) (func(*Record) string, error) {

@@ -32,11 +32,11 @@ var names = []struct {
 	bit  Flags
 	name string
 }{
-	{NoHealthyUpstream, "UH"}, {UpstreamConnectFailure, "UF"}, {UpstreamOverflow, "UO"}, {NoRoute, "NR"},
-	{UpstreamRetryLimit, "URX"}, {UpstreamRequestTimeout, "UT"}, {UpstreamConnTermination, "UC"},
-	{LocalReset, "LR"}, {UpstreamRemoteReset, "UR"}, {DownstreamTermination, "DC"}, {ExternalDenied, "UAEX"},
-	{DownstreamProtocolError, "DPE"}, {UpstreamProtocolError, "UPE"}, {NoCluster, "NC"},
-	{StreamIdleTimeout, "SI"}, {DurationTimeout, "DT"}, {OverloadShed, "OM"},
+	{NoHealthyUpstream, "UH"}, {UpstreamRequestTimeout, "UT"}, {LocalReset, "LR"}, {UpstreamRemoteReset, "UR"},
+	{UpstreamConnectFailure, "UF"}, {UpstreamConnTermination, "UC"}, {UpstreamOverflow, "UO"}, {NoRoute, "NR"},
+	{ExternalDenied, "UAEX"}, {DownstreamTermination, "DC"}, {UpstreamRetryLimit, "URX"}, {StreamIdleTimeout, "SI"},
+	{DownstreamProtocolError, "DPE"}, {DurationTimeout, "DT"}, {UpstreamProtocolError, "UPE"}, {NoCluster, "NC"},
+	{OverloadShed, "OM"},
 }
 
 // String is the comma-separated list, "-" for none. The usual cases (none or
