@@ -149,7 +149,7 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, to *endpoint, princip
 	case d.Allow && len(considered) == 0:
 		a.step("authorize", "no policy applies: allowed", ir.Origin{})
 	case d.Allow:
-		a.step("authorize", "allowed by "+firstText(name, "default: no policy refuses"), matched, missed...)
+		a.step("authorize", "allowed by "+firstText(name, "default: no policy refuses")+external(&d), matched, missed...)
 	case d.Policy == "":
 		a.step("authorize", "refused: ALLOW policies exist and none matches", ir.Origin{}, missed...)
 	default:
@@ -183,6 +183,9 @@ func external(d *authz.Decision) string {
 	}
 	if d.External.Err != nil {
 		return fmt.Sprintf(" (%s: %v)", d.Provider, d.External.Err)
+	}
+	if d.External.Allow {
+		return " (provider " + d.Provider + " said yes)"
 	}
 	return " (provider " + d.Provider + " said no)"
 }

@@ -101,14 +101,15 @@ func receivedFiles(oob []byte) ([]*os.File, error) {
 // exec runs the command and waits. When the caller goes away or sends a
 // signal number, the command gets it.
 func (p *pod) exec(c *net.UnixConn, req *execRequest, files []*os.File) (int, error) {
-	ns := p.ns
+	ns, env := p.ns, append(p.appEnv(), req.Env...)
 	if req.Container == ProxyContainer {
+		env = append(env, p.room.opts.ProxyEnv...)
 		var err error
 		if ns, err = p.proxyPlace(); err != nil {
 			return 1, err
 		}
 	}
-	cmd := p.command(ns, req.Argv, append(p.appEnv(), req.Env...), false)
+	cmd := p.command(ns, req.Argv, env, false)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
 	if err := p.launch(ns, cmd); err != nil {
 		return 126, err

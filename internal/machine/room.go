@@ -31,6 +31,9 @@ type Options struct {
 	// proxy. The token reaches it through an inherited file, out of the
 	// application's sight.
 	Sidecar func(w *resource.Workload) (argv, env []string, token string)
+	// ProxyEnv is added to the environment of commands that run in a sidecar's
+	// place.
+	ProxyEnv []string
 	// Gateways are proxies without application, by name.
 	Gateways []*resource.Workload
 	// Changed is told of every change of instances or readiness, serialized.

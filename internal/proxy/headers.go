@@ -27,8 +27,11 @@ func (x *exchange) stampHeaders() {
 	if x.chain.HTTP.UseRemoteAddress {
 		x.stampEdge()
 	}
-	if !h.Has("x-forwarded-proto") {
-		h.Add("x-forwarded-proto", x.scheme)
+	switch proto := h.First("x-forwarded-proto"); proto {
+	case "":
+		h.Set("x-forwarded-proto", x.scheme)
+	case "http", "https": // the edge's word: between sidecars everything is TLS
+		x.scheme = proto
 	}
 	if !h.Has("x-request-id") {
 		h.Add("x-request-id", x.newID())

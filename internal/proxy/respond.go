@@ -177,9 +177,6 @@ func (x *exchange) direct() {
 func (x *exchange) redirect() {
 	r := x.route.Redirect
 	scheme, host, path := x.scheme, x.req.Host, x.path
-	if proto := x.req.Fields.First("x-forwarded-proto"); proto != "" {
-		scheme = proto
-	}
 	if r.HTTPS {
 		scheme = "https"
 	}

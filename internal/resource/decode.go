@@ -207,7 +207,7 @@ func (o *object) meshConfig() {
 			return
 		}
 		positions(n, "data.mesh", lines)
-		o.Pos = NewPositions(o.Pos.File, lines)
+		o.Pos = o.p.positions(o.Pos.File, lines)
 		o.checkMessage(n, mesh.ProtoReflect().Descriptor(), "data.mesh")
 		if o.bad {
 			return

@@ -27,6 +27,8 @@ const (
 type File struct {
 	Name string
 	Data []byte
+	// Built: the text was generated from the file, whose lines are others.
+	Built bool
 }
 
 // Parse reads every object of the files. A document that cannot be read, or an
@@ -45,6 +47,7 @@ type parser struct {
 	set      *Set
 	problems []Problem
 	seen     map[string]Meta
+	built    bool // the file now read was generated: its lines mean nothing to the user
 }
 
 // object is one document on its way into the set.
@@ -60,9 +63,17 @@ func (p *parser) file(f File) {
 		p.fileProblem(f.Name, 0, fmt.Sprintf("the file is larger than %d MiB", MaxFileSize>>20))
 		return
 	}
+	p.built = f.Built
 	for _, doc := range splitDocuments(f.Data) {
 		p.document(f.Name, doc)
 	}
+}
+
+func (p *parser) positions(file string, lines map[string]int) *Positions {
+	if p.built {
+		lines = nil
+	}
+	return NewPositions(file, lines)
 }
 
 func (p *parser) fileProblem(file string, line int, reason string) {
@@ -170,7 +181,7 @@ func (p *parser) object(file string, n *yaml.Node) {
 	o := &object{node: n, p: p}
 	lines := map[string]int{"": n.Line}
 	positions(n, "", lines)
-	o.Pos = NewPositions(file, lines)
+	o.Pos = p.positions(file, lines)
 	var head struct {
 		APIVersion string `yaml:"apiVersion"`
 		Kind       string `yaml:"kind"`

@@ -30,12 +30,16 @@ func (t *Table) Trace(r *Request) (vh *ir.VirtualHost, tried []Tried, taken *Rou
 }
 
 func (r reason) String() string {
+	what := r.what
+	if r.name != "" {
+		what += " " + r.name
+	}
 	got := fmt.Sprintf("is %q", r.got)
 	if !r.present {
 		got = "is absent"
 	}
 	if r.want.Kind == ir.Present {
-		return r.what + " " + got
+		return what + " " + got
 	}
-	return fmt.Sprintf("%s %s, wanted %s %q", r.what, got, r.want.Kind, r.want.Value)
+	return fmt.Sprintf("%s %s, wanted %s %q", what, got, r.want.Kind, r.want.Value)
 }

@@ -275,5 +275,5 @@ func (r *reading) kustomize(dir string) {
 		r.fail(kustomization(dir), "kustomize: "+err.Error())
 		return
 	}
-	r.files = append(r.files, resource.File{Name: kustomization(dir), Data: data})
+	r.files = append(r.files, resource.File{Name: kustomization(dir), Data: data, Built: true})
 }

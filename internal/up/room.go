@@ -85,9 +85,15 @@ func runRoom(s *spec, files []*os.File) error {
 	if r.authority, err = ca.New(s.TrustDomain); err != nil {
 		return err
 	}
+	root := filepath.Join(s.Dir, rootFile)
+	if err := os.WriteFile(root, r.authority.Roots(), 0o600); err != nil {
+		return err
+	}
 	r.source = newRoomSource(&source.Files{Paths: s.Paths, Log: r.log}, r)
 	if r.machine, err = machine.New(machine.Options{
 		Dir: s.Dir, Plan: machine.PlanOptions{Run: s.Run, Self: s.Self, BuildDir: s.BuildDir}, Sidecar: r.sidecar,
+		ProxyEnv: []string{"SSL_CERT_FILE=" + root}, // openssl and curl verify peers with the mesh's root
+
 		Gateways: r.gateways(), Changed: func([]*resource.Workload) { r.source.poke() }, Log: r.log,
 	}); err != nil {
 		return err

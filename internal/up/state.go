@@ -18,6 +18,7 @@ const (
 	apiSocket  = "api.sock" // JSON API
 	execSocket = "exec.sock"
 	logFile    = "tulle.log"
+	rootFile   = "root-cert.pem"
 	upLogFile  = "up.log" // what a detached run prints
 )
 
