@@ -5,6 +5,7 @@
 package compile
 
 import (
+	"encoding/json"
 	"net/netip"
 	"sort"
 	"sync"
@@ -125,10 +126,15 @@ func (x *Index) accessLog() *ir.AccessLog {
 	if x.mesh.AccessLogFile == "" {
 		return nil
 	}
-	return &ir.AccessLog{
-		Path: x.mesh.AccessLogFile, JSON: x.mesh.AccessLogEncoding == meshv1.MeshConfig_JSON,
-		Format: x.mesh.AccessLogFormat,
+	log := &ir.AccessLog{Path: x.mesh.AccessLogFile, JSON: x.mesh.AccessLogEncoding == meshv1.MeshConfig_JSON, Format: x.mesh.AccessLogFormat}
+	if log.JSON && log.Format != "" { // then the format is a JSON object: label → operators
+		if err := json.Unmarshal([]byte(log.Format), &log.Fields); err != nil {
+			log.Fields = nil
+			x.report(resource.Error, &x.set.MeshFrom, "data.mesh.accessLogFormat", "want a JSON object of strings, as accessLogEncoding is JSON: "+err.Error()+"; the default fields are written", "")
+		}
+		log.Format = ""
 	}
+	return log
 }
 
 // pathNormalization is MeshConfig's, in ir's words ("" is BASE).

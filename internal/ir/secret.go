@@ -17,8 +17,10 @@ type Secret struct {
 	Origin Origin
 }
 
+// The methods have value receivers: a copied Secret must not print itself either.
+
 // Fingerprint identifies the content without revealing it.
-func (s *Secret) Fingerprint() string {
+func (s Secret) Fingerprint() string {
 	h := sha256.New()
 	for _, part := range [][]byte{s.Cert, s.Key, s.CA} {
 		sum := sha256.Sum256(part)
@@ -27,10 +29,10 @@ func (s *Secret) Fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-func (s *Secret) String() string   { return "secret " + s.Name + " (" + s.Fingerprint() + ")" }
-func (s *Secret) GoString() string { return s.String() }
+func (s Secret) String() string   { return "secret " + s.Name + " (" + s.Fingerprint() + ")" }
+func (s Secret) GoString() string { return s.String() }
 
 // MarshalJSON implements json.Marshaler; there is no way back.
-func (s *Secret) MarshalJSON() ([]byte, error) {
+func (s Secret) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]any{"name": s.Name, "fingerprint": s.Fingerprint(), "origin": s.Origin})
 }
