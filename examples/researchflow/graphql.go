@@ -83,17 +83,17 @@ func checkQuery(fields []field) error {
 				return errors.New("job takes exactly one argument, id")
 			}
 		default:
-			return fmt.Errorf("Query has no field %q; it has jobs and job(id)", f.name)
+			return fmt.Errorf("the query has no field %q; it has jobs and job(id)", f.name)
 		}
 		if len(f.fields) == 0 {
 			return fmt.Errorf("%s needs a selection of fields", f.name)
 		}
 		for _, sub := range f.fields {
 			if _, ok := jobField(job{}, sub.name); !ok {
-				return fmt.Errorf("Job has no field %q", sub.name)
+				return fmt.Errorf("a job has no field %q", sub.name)
 			}
 			if sub.fields != nil || sub.args != nil {
-				return fmt.Errorf("Job.%s takes neither arguments nor a selection", sub.name)
+				return fmt.Errorf("job.%s takes neither arguments nor a selection", sub.name)
 			}
 		}
 	}

@@ -85,8 +85,8 @@ func (b *builder) tcpListener(s *service, p *servicePort) {
 		}
 	}
 	tcp := &ir.TCPProxy{StatPrefix: s.host, AccessLog: b.accessLog()}
-	origin := s.Origin()
-	if tcp.Clusters, origin = b.tcpRoutes(s, p); len(tcp.Clusters) == 0 {
+	clusters, origin := b.tcpRoutes(s, p)
+	if tcp.Clusters = clusters; len(clusters) == 0 {
 		tcp.Clusters, origin = []ir.WeightedCluster{{Name: b.addCluster(s, p, "")}}, s.Origin()
 	}
 	l := &ir.Listener{Name: name, Address: netip.AddrPortFrom(addr, p.number), Direction: ir.Outbound, Origin: s.Origin()}

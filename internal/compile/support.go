@@ -136,7 +136,7 @@ func (x *Index) checkBlocks(dr *resource.DestinationRule, path string, lb *netwo
 		path + ".loadBalancer.consistentHash":           lb.GetConsistentHash() != nil,
 		path + ".loadBalancer.localityLbSetting":        len(lb.GetLocalityLbSetting().GetDistribute())+len(lb.GetLocalityLbSetting().GetFailover())+len(lb.GetLocalityLbSetting().GetFailoverPriority()) > 0,
 		path + ".loadBalancer.warmup":                   lb.GetWarmup() != nil,
-		path + ".loadBalancer.warmupDurationSecs":       lb.GetWarmupDurationSecs() != nil, //nolint:staticcheck // deprecated, and in people's files
+		path + ".loadBalancer.warmupDurationSecs":       lb.GetWarmupDurationSecs() != nil,
 		path + ".loadBalancer.zoneAwareLbSetting":       lb.GetZoneAwareLbSetting() != nil,
 		path + ".connectionPool.http.http2KeepAlive":    pool.GetHttp().GetHttp2KeepAlive() != nil,
 		path + ".connectionPool.http.h2UpgradePolicy":   h2,

@@ -118,7 +118,7 @@ func kindNamed(typed string) string {
 func (c *Control) resources(w http.ResponseWriter, r *http.Request, s *State) {
 	typed := r.PathValue("kind")
 	kind := kindNamed(typed)
-	out := []Resource{}
+	var out []Resource
 	switch kind {
 	case "VirtualService":
 		out = list(s, s.Set.VirtualServices)

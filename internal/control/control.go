@@ -54,6 +54,7 @@ type Control struct {
 	server *xds.Server
 	state  atomic.Pointer[State]
 	events chan any
+	done   chan struct{} // closed when the loop has ended
 }
 
 type (
@@ -67,11 +68,11 @@ type (
 
 // New returns a control plane; register its Server on a gRPC server and Run it.
 func New(opts Options) *Control {
-	c := &Control{opts: opts, events: make(chan any, 64)}
+	c := &Control{opts: opts, events: make(chan any, 64), done: make(chan struct{})}
 	c.server = xds.NewServer(xds.Options{
 		Authorize:    opts.Authorize,
-		Connected:    func(conn *xds.Conn) { c.events <- connected{conn} },
-		Disconnected: func(conn *xds.Conn) { c.events <- disconnected{conn} },
+		Connected:    func(conn *xds.Conn) { c.send(connected{conn}) },
+		Disconnected: func(conn *xds.Conn) { c.send(disconnected{conn}) },
 		Log:          opts.Log,
 	})
 	return c
@@ -86,16 +87,13 @@ func (c *Control) State() *State { return c.state.Load() }
 // Status of every proxy that is connected.
 func (c *Control) Status() []xds.ProxyStatus { return c.server.Status() }
 
-// Run watches the sources and serves proxies until ctx ends.
+// Run watches the sources and serves proxies until ctx ends. Call it once.
 func (c *Control) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, s := range c.opts.Sources {
 		g.Go(func() error {
 			return s.Run(ctx, func(u source.Update) {
-				select {
-				case c.events <- updated{i, u}:
-				case <-ctx.Done():
-				}
+				c.send(updated{i, u})
 			})
 		})
 	}
@@ -104,6 +102,14 @@ func (c *Control) Run(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// send hands an event to the loop, unless it has ended.
+func (c *Control) send(event any) {
+	select {
+	case c.events <- event:
+	case <-c.done:
+	}
 }
 
 // loop owns the newest update of each source and the connected proxies.
@@ -115,7 +121,7 @@ func (c *Control) loop(ctx context.Context) {
 		first   time.Time // of the changes that wait
 	)
 	timer.Stop()
-	defer c.drainEvents()
+	defer close(c.done)
 	for {
 		select {
 		case <-ctx.Done():
@@ -152,14 +158,6 @@ func (c *Control) loop(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// drainEvents lets callbacks of a server that is still stopping go through.
-func (c *Control) drainEvents() {
-	go func() {
-		for range c.events { //nolint:revive // the channel lives as long as the server's callbacks
-		}
-	}()
 }
 
 func complete(updates []*source.Update) bool {

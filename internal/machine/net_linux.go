@@ -17,8 +17,7 @@ import (
 
 // Addresses of the room's network.
 var (
-	podNetwork     = netip.MustParsePrefix("10.244.0.0/16")
-	serviceNetwork = netip.MustParsePrefix("10.96.0.0/16")
+	podNetwork = netip.MustParsePrefix("10.244.0.0/16")
 	// Gateway is the bridge's address: the control plane and the name server.
 	Gateway = netip.MustParseAddr("10.244.0.1")
 )

@@ -166,9 +166,7 @@ func (x *exchange) direct() {
 	if x.route.VirtualHost != nil && x.route.VirtualHost.Name == "block_all" {
 		x.rec.Details = blackHole.details
 	}
-	for _, f := range x.route.Response.Set {
-		x.extra = append(x.extra, f)
-	}
+	x.extra = append(x.extra, x.route.Response.Set...)
 	x.extra = append(x.extra, x.route.Response.Add...)
 	x.answer(d.Status, d.Body)
 }

@@ -57,7 +57,6 @@ type chain struct {
 	upgrades []string
 	log      *telemetry.Logger
 	format   *telemetry.Format
-	service  *telemetry.Service // inbound: who we are; outbound: nil, the cluster tells
 }
 
 // build compiles a snapshot; it changes nothing that is in use.

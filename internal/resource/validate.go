@@ -284,7 +284,8 @@ func (o *object) outlier(path string, d *networking.OutlierDetection) {
 			o.fail(path+"."+name, fmt.Sprintf("%d is not a percentage", v))
 		}
 	}
-	if d.ConsecutiveErrors != 0 { //nolint:staticcheck // deprecated, and in people's files
+	//lint:ignore SA1019 deprecated, and in people's files
+	if d.ConsecutiveErrors != 0 {
 		o.warn(path+".consecutiveErrors", "deprecated", "use consecutive5xxErrors or consecutiveGatewayErrors")
 	}
 }

@@ -256,9 +256,9 @@ func (c *Cluster) idleTimeout() time.Duration {
 }
 
 type stats struct {
-	connections, connectFail, requestsTotal                         telemetry.Counter
-	connectionOverflow, pendingOverflow, requestOverflow            telemetry.Counter
-	retry, retryOverflow, ejections, ejectionOverflow, closedByPeer telemetry.Counter
+	connections, connectFail                             telemetry.Counter
+	connectionOverflow, pendingOverflow, requestOverflow telemetry.Counter
+	retry, retryOverflow, ejections, ejectionOverflow    telemetry.Counter
 }
 
 // collect exposes the cluster under Envoy's stat names.

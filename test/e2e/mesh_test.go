@@ -41,6 +41,10 @@ func build(t *testing.T) {
 	t.Helper()
 	b := &binaries
 	b.Do(func() {
+		if dir := os.Getenv("TULLE_E2E_BINARIES"); dir != "" { // built beforehand, for a user without Go
+			b.tulle, b.app = filepath.Join(dir, "tulle"), filepath.Join(dir, "researchflow")
+			return
+		}
 		if b.dir, b.err = os.MkdirTemp("", "tulle-e2e"); b.err != nil {
 			return
 		}
@@ -363,6 +367,14 @@ func (m *mesh) eventually(limit time.Duration, f func() error) {
 			return
 		}
 		<-tick.C
+	}
+}
+
+// need skips what cannot be shown without a program of the machine.
+func (m *mesh) need(program string) {
+	m.t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		m.t.Skipf("this test needs %s (a Debian package of that name)", program)
 	}
 }
 

@@ -84,6 +84,7 @@ func throughTheGateway(m *mesh) {
 }
 
 func https(m *mesh) {
+	m.need("curl")
 	out, err := exec.Command("curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "https://"+m.https+"/").Output()
 	if err != nil || string(out) != "200" {
 		m.t.Errorf("curl: %s %v", out, err)
@@ -118,6 +119,7 @@ func webSocket(m *mesh) {
 }
 
 func identityDecides(m *mesh) {
+	m.need("curl")
 	for from, want := range map[string]string{"web": "403", "orchestrator": "200"} {
 		out, code := m.tulle("exec", from, "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://worker:8000/api/jobs")
 		if out != want || code != 0 {
@@ -130,6 +132,7 @@ func identityDecides(m *mesh) {
 }
 
 func plaintextIsReset(m *mesh) {
+	m.need("curl")
 	out, code := m.tulle("exec", "web", "-c", "istio-proxy", "--", "curl", "-sS", "http://worker:8000/healthz")
 	if code != 56 || !strings.Contains(out, "reset") {
 		m.t.Errorf("plaintext to a STRICT port: exit %d %s; want a reset", code, out)
@@ -137,6 +140,7 @@ func plaintextIsReset(m *mesh) {
 }
 
 func opensslSees(m *mesh) {
+	m.need("openssl")
 	out, _ := m.tulle("exec", "orchestrator", "-c", "istio-proxy", "--", "sh", "-c", "openssl s_client -connect worker:8000 </dev/null 2>/dev/null | tee /dev/stderr | openssl x509 -noout -ext subjectAltName")
 	for _, want := range []string{"TLSv1.3", "Verify return code: 0 (ok)", "URI:spiffe://cluster.local/ns/researchflow/sa/worker"} {
 		if !strings.Contains(out, want) {
@@ -306,6 +310,7 @@ func (m *mesh) outlier(instance, state string, observers int, limit time.Duratio
 }
 
 func workerDies(m *mesh) {
+	m.need("curl")
 	stop := m.load()
 	if err := m.kill("HOSTNAME=worker-v1-1\x00"); err != nil {
 		m.t.Error(err)
@@ -337,6 +342,7 @@ func workerDies(m *mesh) {
 }
 
 func workerFails(m *mesh) {
+	m.need("curl")
 	for _, w := range []string{"worker-v1-0", "worker-v1-1", "worker-v2-0"} { // one in three may be ejected at a time
 		m.outlier(w, "OK", 2, 60*time.Second)
 	}
@@ -353,6 +359,7 @@ func workerFails(m *mesh) {
 }
 
 func shorterTimeout(m *mesh) {
+	m.need("curl")
 	slow := func() string {
 		out, _ := m.tulle("exec", "orchestrator-0", "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://worker:8000/work?ms=2000")
 		return out

@@ -1,0 +1,43 @@
+# Everything but the targets marked so needs nothing but Go.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+RACE = ./internal/... ./examples/...
+FUZZ ?= 30s
+
+.PHONY: help build test race lint golden fuzz bench bench-pair e2e demo
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/tulle
+	go build -o bin/tulle ./cmd/tulle
+
+test: ## every test
+	go test ./...
+
+race: ## the concurrent packages under the race detector (needs a C compiler)
+	go test -race $(RACE)
+
+lint: ## vet, staticcheck, gofmt
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
+
+golden: ## rewrite the golden files; read the diff
+	go test ./internal/compile -update
+
+fuzz: ## each fuzz target for $(FUZZ)
+	@for f in $$(grep -rl --include=*_test.go '^func Fuzz' internal); do \
+	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$f); do \
+	    echo "== $$t in $$(dirname $$f)"; go test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZ) ./$$(dirname $$f) || exit 1; done; done
+
+bench: ## Go benchmarks
+	go test -run '^$$' -bench . -benchmem ./internal/...
+
+bench-pair: ## two sidecars in a row beside HAProxy and nginx (installs them, wrk and h2load with apt)
+	bench/pair/tools
+	go run ./bench/pair -- $(ARGS)
+
+e2e: ## the real binary, driven as a user would
+	go test -count=1 -v ./test/...
+
+demo: ## ResearchFlow in the mesh
+	go run ./cmd/tulle up examples/researchflow
