@@ -188,7 +188,7 @@ var testNode = ir.Node{Type: ir.Sidecar, Name: "web-0", Namespace: "shop", IPs: 
 func small(timeout time.Duration) *ir.Snapshot {
 	s := &ir.Snapshot{Node: testNode,
 		Listeners: []*ir.Listener{{Name: "0.0.0.0_80", Address: netip.MustParseAddrPort("0.0.0.0:80"), Direction: ir.Outbound, Chains: []*ir.FilterChain{{Name: "80", HTTP: &ir.HTTP{StatPrefix: "80", RouteTable: "80"}}}}},
-		Routes: []*ir.RouteTable{{Name: "80", VirtualHosts: []*ir.VirtualHost{{Name: "a", Domains: []string{"a"}, Routes: []*ir.Route{{Name: "r", Forward: &ir.Forward{Timeout: ir.Duration(timeout), Clusters: []ir.WeightedCluster{{Name: "c"}}}}}}}}},
+		Routes:    []*ir.RouteTable{{Name: "80", VirtualHosts: []*ir.VirtualHost{{Name: "a", Domains: []string{"a"}, Routes: []*ir.Route{{Name: "r", Forward: &ir.Forward{Timeout: ir.Duration(timeout), Clusters: []ir.WeightedCluster{{Name: "c"}}}}}}}}},
 		Clusters:  []*ir.Cluster{{Name: "c", Type: ir.EDS, Breaker: ir.DefaultBreaker()}},
 		Endpoints: []*ir.EndpointSet{{Cluster: "c", Endpoints: []ir.Endpoint{{Address: "10.0.0.2:80"}}}},
 	}
