@@ -1,13 +1,6 @@
 package h1
 
-import (
-	"bytes"
-
-	"github.com/tulle-mesh/tulle/internal/header"
-)
-
-// TrailerField is a field of a trailer section.
-type TrailerField = header.Field
+import "bytes"
 
 // nextChunk returns data of the current chunk, or opens the next one
 // (RFC 9112 section 7.1). Chunk extensions are dropped: we frame anew.

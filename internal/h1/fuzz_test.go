@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/header"
 )
 
 // FuzzForward: whatever this codec accepts and writes again, net/http must
@@ -30,7 +32,7 @@ func FuzzForward(f *testing.F) {
 		out = AppendFields(out, h.Fields.Fields)
 		out = AppendFraming(out, h.Framing, h.Length)
 		out = AppendEnd(out)
-		if h.Framing == Chunked {
+		if h.Framing == header.Open {
 			out = AppendChunk(out, []byte(body))
 			out = AppendLastChunk(out, r.Trailers())
 		} else {

@@ -6,12 +6,14 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/tulle-mesh/tulle/internal/header"
 )
 
 // readAll parses one request with its body from a stream.
-func readAll(src io.Reader) (*Head, string, *Reader, error) {
+func readAll(src io.Reader) (*header.Head, string, *Reader, error) {
 	r := NewReader(src)
-	h := &Head{}
+	h := &header.Head{}
 	if err := r.ReadRequest(h); err != nil {
 		return nil, "", r, err
 	}
@@ -166,21 +168,21 @@ func TestPipelining(t *testing.T) {
 func TestResponses(t *testing.T) {
 	for name, tc := range map[string]struct {
 		in, method string
-		framing    Framing
+		framing    header.Framing
 		body       string
 		keepAlive  bool
 	}{
-		"length":      {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "GET", Length, "hi", true},
-		"until close": {"HTTP/1.1 200 OK\r\n\r\nhi", "GET", UntilClose, "hi", false},
-		"head":        {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "HEAD", NoBody, "", true},
-		"204":         {"HTTP/1.1 204 No Content\r\n\r\n", "GET", NoBody, "", true},
-		"304":         {"HTTP/1.1 304\r\nContent-Length: 9\r\n\r\n", "GET", NoBody, "", true},
-		"zero":        {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "GET", Length, "", true},
-		"chunked":     {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", "GET", Chunked, "hi", true},
+		"length":      {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "GET", header.Length, "hi", true},
+		"until close": {"HTTP/1.1 200 OK\r\n\r\nhi", "GET", header.UntilClose, "hi", false},
+		"head":        {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "HEAD", header.NoBody, "", true},
+		"204":         {"HTTP/1.1 204 No Content\r\n\r\n", "GET", header.NoBody, "", true},
+		"304":         {"HTTP/1.1 304\r\nContent-Length: 9\r\n\r\n", "GET", header.NoBody, "", true},
+		"zero":        {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "GET", header.Length, "", true},
+		"chunked":     {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", "GET", header.Open, "hi", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := NewReader(iotest.OneByteReader(strings.NewReader(tc.in)))
-			var h Head
+			var h header.Head
 			if err := r.ReadResponse(&h, tc.method); err != nil {
 				t.Fatal(err)
 			}
@@ -204,7 +206,7 @@ func TestResponses(t *testing.T) {
 
 func TestParseAllocatesNothing(t *testing.T) {
 	in := []byte("GET /api/jobs?x=1 HTTP/1.1\r\nHost: worker:8000\r\nUser-Agent: curl/8\r\nAccept: */*\r\nX-Request-Id: 1\r\n\r\n")
-	var h Head
+	var h header.Head
 	buf := make([]byte, len(in))
 	if n := testing.AllocsPerRun(100, func() {
 		copy(buf, in)
@@ -224,7 +226,7 @@ func TestReadyNowMeansNextDoesNotRead(t *testing.T) {
 	for cut := 0; cut <= len(body); cut++ {
 		src := &blocked{data: head + body[:cut]}
 		r := NewReader(src)
-		var h Head
+		var h header.Head
 		if err := r.ReadResponse(&h, "GET"); err != nil {
 			t.Fatal(err)
 		}

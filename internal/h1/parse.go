@@ -24,48 +24,6 @@ const (
 	maxTrailer   = 8 << 10
 )
 
-// Framing says how a body ends.
-type Framing uint8
-
-const (
-	NoBody     Framing = iota
-	Length             // Content-Length bytes
-	Chunked            // Transfer-Encoding: chunked
-	UntilClose         // responses only: the connection's end is the body's end
-)
-
-// Head is a parsed request or response head. Its strings alias the reader's
-// buffer until Reader.Finish. Hop-by-hop fields and framing are taken out of
-// Fields and into the typed members; the writer puts back its own.
-type Head struct {
-	// Requests.
-	Method, Target string
-	Host           string // authority: from an absolute-form target, else the Host field
-	Scheme         string // only from an absolute-form target
-	Path           string // origin-form target, with query; "*" for OPTIONS *
-	// Responses.
-	Status int
-	Reason string
-
-	HTTP10    bool
-	Fields    header.Map
-	Framing   Framing
-	Length    int64
-	HasLength bool   // a Content-Length was given, whether or not a body follows
-	KeepAlive bool   // the peer lets the connection live after this message
-	Upgrade   string // requested or accepted protocol, with "Connection: upgrade"
-	Expect100 bool
-	Trailers  bool // the peer said "TE: trailers"
-
-	connection string // the Connection field's value(s)
-}
-
-func (h *Head) reset() {
-	fields := h.Fields
-	fields.Reset()
-	*h = Head{Fields: fields}
-}
-
 // Error is a violation of the protocol by the peer, or of a limit. Status is
 // what a server answers it with; Detail follows Envoy's response code details.
 type Error struct {
@@ -116,8 +74,8 @@ func all(b []byte, want uint8) bool {
 }
 
 // parseRequest parses a complete head that ends with an empty line.
-func parseRequest(b []byte, h *Head) error {
-	h.reset()
+func parseRequest(b []byte, h *header.Head) error {
+	h.Reset()
 	line, rest, err := cutLine(b)
 	if err != nil {
 		return err
@@ -131,22 +89,22 @@ func parseRequest(b []byte, h *Head) error {
 	if !all(method, isToken) || len(target) == 0 || !all(target, isTarget) {
 		return bad("http1.invalid_request_line")
 	}
-	if err := h.version(version); err != nil {
+	if err := readVersion(h, version); err != nil {
 		return err
 	}
 	h.Method, h.Target = view(method), view(target)
-	if err := h.fields(rest); err != nil {
+	if err := readFields(h, rest); err != nil {
 		return err
 	}
-	if err := h.target(); err != nil {
+	if err := readTarget(h); err != nil {
 		return err
 	}
-	return h.requestFraming()
+	return requestFraming(h)
 }
 
 // parseResponse parses a complete response head; method is the request's.
-func parseResponse(b []byte, h *Head, method string) error {
-	h.reset()
+func parseResponse(b []byte, h *header.Head, method string) error {
+	h.Reset()
 	line, rest, err := cutLine(b)
 	if err != nil {
 		return err
@@ -154,7 +112,7 @@ func parseResponse(b []byte, h *Head, method string) error {
 	if len(line) < 12 || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
 		return bad("http1.invalid_status_line")
 	}
-	if err := h.version(line[:8]); err != nil {
+	if err := readVersion(h, line[:8]); err != nil {
 		return err
 	}
 	for _, c := range line[9:12] {
@@ -169,13 +127,13 @@ func parseResponse(b []byte, h *Head, method string) error {
 	if len(line) > 13 {
 		h.Reason = view(line[13:])
 	}
-	if err := h.fields(rest); err != nil {
+	if err := readFields(h, rest); err != nil {
 		return err
 	}
-	return h.responseFraming(method)
+	return responseFraming(h, method)
 }
 
-func (h *Head) version(v []byte) error {
+func readVersion(h *header.Head, v []byte) error {
 	switch view(v) {
 	case "HTTP/1.1":
 		h.KeepAlive = true
@@ -204,7 +162,7 @@ func cutLine(b []byte) (line, rest []byte, err error) {
 }
 
 // fields parses the field lines up to the empty line.
-func (h *Head) fields(b []byte) error {
+func readFields(h *header.Head, b []byte) error {
 	var hasHost, hasLength, hasCoding bool
 	for {
 		line, rest, err := cutLine(b)
@@ -243,10 +201,10 @@ func (h *Head) fields(b []byte) error {
 			}
 			hasCoding = true
 		case "connection":
-			if h.connection != "" {
-				value = h.connection + "," + value
+			if h.Connection != "" {
+				value = h.Connection + "," + value
 			}
-			h.connection = value
+			h.Connection = value
 		case "upgrade":
 			h.Upgrade = value
 		case "te":
@@ -266,11 +224,11 @@ func (h *Head) fields(b []byte) error {
 	}
 	switch {
 	case hasCoding:
-		h.Framing = Chunked
+		h.Framing = header.Open
 	case hasLength:
-		h.Framing = Length
+		h.Framing = header.Length
 	}
-	return h.connectionOptions()
+	return readConnection(h)
 }
 
 func cutField(line []byte) (name, value string, err error) {
@@ -300,9 +258,9 @@ func cutField(line []byte) (name, value string, err error) {
 
 // connectionOptions applies the Connection field: close, keep-alive, upgrade,
 // and the names of fields that must not be forwarded (RFC 9110 section 7.6.1).
-func (h *Head) connectionOptions() error {
+func readConnection(h *header.Head) error {
 	upgrade := false
-	for rest := h.connection; rest != ""; {
+	for rest := h.Connection; rest != ""; {
 		var option string
 		option, rest, _ = strings.Cut(rest, ",")
 		option = strings.Trim(option, " \t")
@@ -318,7 +276,7 @@ func (h *Head) connectionOptions() error {
 			h.Fields.Del(strings.ToLower(option))
 		}
 	}
-	if hasOption(h.connection, "close") {
+	if hasOption(h.Connection, "close") {
 		h.KeepAlive = false
 	}
 	if !upgrade {
@@ -354,7 +312,7 @@ func parseLength(s string) (int64, bool) {
 
 // target splits the request target (RFC 9112 section 3.2). CONNECT is refused
 // here: no route of Istio's sidecars accepts it.
-func (h *Head) target() error {
+func readTarget(h *header.Head) error {
 	t := h.Target
 	switch {
 	case h.Method == "CONNECT":
@@ -403,23 +361,23 @@ func (h *Head) target() error {
 	return nil
 }
 
-func (h *Head) requestFraming() error {
-	if h.Framing == Length && h.Length == 0 {
-		h.Framing = NoBody // nothing follows; the writer still says "content-length: 0" where the method wants it
+func requestFraming(h *header.Head) error {
+	if h.Framing == header.Length && h.Length == 0 {
+		h.Framing = header.NoBody // nothing follows; the writer still says "content-length: 0" where the method wants it
 	}
 	return nil
 }
 
 // responseFraming follows RFC 9112 section 6.3.
-func (h *Head) responseFraming(method string) error {
+func responseFraming(h *header.Head, method string) error {
 	switch {
 	case h.Status < 200 || h.Status == 204 || h.Status == 304 || method == "HEAD":
 		if h.Status < 200 || h.Status == 204 {
 			h.Length = 0
 		}
-		h.Framing = NoBody
-	case h.Framing == NoBody:
-		h.Framing = UntilClose
+		h.Framing = header.NoBody
+	case h.Framing == header.NoBody:
+		h.Framing = header.UntilClose
 		h.KeepAlive = false
 	}
 	return nil

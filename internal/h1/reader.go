@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+
+	"github.com/tulle-mesh/tulle/internal/header"
 )
 
 // bufferSize holds a usual head with some body behind it.
@@ -20,14 +22,14 @@ type Reader struct {
 	head int
 	r, w int
 
-	framing   Framing
-	remaining int64 // of the body (Length) or of the chunk (Chunked)
+	framing   header.Framing
+	remaining int64 // of the body (header.Length) or of the chunk (header.Open)
 	inChunk   bool  // the CRLF after a chunk's data is still to come
 	done      bool
 	// OnPartial, if set, is called once per request head that did not arrive
 	// in one read, before waiting for the rest: the place to shorten a deadline.
 	OnPartial func()
-	trailer   Head // parsed trailer section, in trailer.Fields
+	trailer   header.Head // parsed trailer section, in trailer.Fields
 }
 
 // NewReader returns a reader of src.
@@ -50,7 +52,7 @@ func (r *Reader) Take() []byte {
 
 // ReadRequest reads one request head. io.EOF: the peer closed between
 // requests. *Error: what the peer sent is not HTTP/1.1 as this codec accepts it.
-func (r *Reader) ReadRequest(h *Head) error {
+func (r *Reader) ReadRequest(h *header.Head) error {
 	b, err := r.readHead(true)
 	if err != nil {
 		return err
@@ -64,7 +66,7 @@ func (r *Reader) ReadRequest(h *Head) error {
 
 // ReadResponse reads one response head; method is the request's. Interim
 // responses (1xx) come out like any other.
-func (r *Reader) ReadResponse(h *Head, method string) error {
+func (r *Reader) ReadResponse(h *header.Head, method string) error {
 	b, err := r.readHead(false)
 	if err != nil {
 		return err
@@ -76,9 +78,9 @@ func (r *Reader) ReadResponse(h *Head, method string) error {
 	return nil
 }
 
-func (r *Reader) begin(h *Head) {
+func (r *Reader) begin(h *header.Head) {
 	r.framing, r.remaining, r.inChunk = h.Framing, h.Length, false
-	r.done = h.Framing == NoBody || h.Framing == Length && h.Length == 0
+	r.done = h.Framing == header.NoBody || h.Framing == header.Length && h.Length == 0
 	r.trailer.Fields.Reset()
 }
 
@@ -184,7 +186,7 @@ func (r *Reader) Next() (b []byte, done bool, err error) {
 		return nil, true, nil
 	}
 	switch r.framing {
-	case Length:
+	case header.Length:
 		if r.r == r.w {
 			if err := r.fill(); err != nil {
 				return nil, false, unexpected(err)
@@ -194,7 +196,7 @@ func (r *Reader) Next() (b []byte, done bool, err error) {
 		r.remaining -= int64(len(b))
 		r.done = r.remaining == 0
 		return b, r.done, nil
-	case Chunked:
+	case header.Open:
 		return r.nextChunk()
 	default:
 		if r.r == r.w {
@@ -216,7 +218,7 @@ func (r *Reader) Complete() bool { return r.done }
 // ReadyNow reports whether Next would return without reading. A caller that
 // forwards a stream sends what it has before it asks for more otherwise.
 func (r *Reader) ReadyNow() bool {
-	if r.framing == Chunked && r.remaining == 0 && !r.done {
+	if r.framing == header.Open && r.remaining == 0 && !r.done {
 		return r.chunkReady()
 	}
 	return r.done || r.r < r.w
@@ -225,11 +227,11 @@ func (r *Reader) ReadyNow() bool {
 // AllBuffered reports whether the rest of the body is in the buffer already
 // (known for bodies with a length only).
 func (r *Reader) AllBuffered() bool {
-	return r.done || r.framing == Length && r.remaining <= int64(r.w-r.r)
+	return r.done || r.framing == header.Length && r.remaining <= int64(r.w-r.r)
 }
 
 // Trailers returns the trailer fields of a chunked body that is complete.
-func (r *Reader) Trailers() []TrailerField { return r.trailer.Fields.Fields }
+func (r *Reader) Trailers() []header.Field { return r.trailer.Fields.Fields }
 
 func (r *Reader) consume(n int64) []byte {
 	if m := int64(r.w - r.r); n > m {

@@ -46,14 +46,14 @@ func AppendField(b []byte, name, value string) []byte {
 }
 
 // AppendFraming appends the fields that say how the body ends, for a body
-// framed as f with that length. Chunked and Length exclude each other.
-func AppendFraming(b []byte, f Framing, length int64) []byte {
+// framed as f with that length. header.Open and header.Length exclude each other.
+func AppendFraming(b []byte, f header.Framing, length int64) []byte {
 	switch f {
-	case Length:
+	case header.Length:
 		b = append(b, "content-length: "...)
 		b = strconv.AppendInt(b, length, 10)
 		b = append(b, "\r\n"...)
-	case Chunked:
+	case header.Open:
 		b = append(b, "transfer-encoding: chunked\r\n"...)
 	}
 	return b

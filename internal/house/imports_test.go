@@ -21,15 +21,15 @@ const module = "github.com/tulle-mesh/tulle"
 // only the rooms on their right may import them.
 const order = `
 NONE < ir, identity, telemetry, header, console;
-header < h1;
+header < h1, h2;
 ir < resource;                                  # for Origin only: where the user wrote something
 resource < source;
 resource, ir < compile;
 ir < route, authz;
 identity < ca;
 authz, ir < opa, extauthz;
-ir, telemetry, h1 < upstream;
-route, authz, upstream, h1, header, telemetry, ir < proxy;
+ir, telemetry, header, h1, h2 < upstream;
+route, authz, upstream, h1, h2, header, telemetry, ir < proxy;
 resource, compile, route, authz, ir < explain;
 ir < xds;
 telemetry < admin;

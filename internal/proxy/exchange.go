@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
-	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
@@ -19,7 +19,7 @@ type exchange struct {
 	rt    *runtime
 	chain *chain
 
-	req, res h1.Head
+	req, res header.Head
 	path     string // normalized, without query: one path for routing, authorization and forwarding
 	query    string // with its "?"
 	scheme   string

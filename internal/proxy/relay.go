@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
 
@@ -33,7 +34,7 @@ func (x *exchange) relay() {
 
 // prepareResponse applies what the route says and decides how the body is
 // framed for this caller.
-func (x *exchange) prepareResponse() h1.Framing {
+func (x *exchange) prepareResponse() header.Framing {
 	h := &x.res.Fields
 	if !x.route.Response.IsZero() {
 		apply(h, &x.route.Response)
@@ -51,22 +52,22 @@ func (x *exchange) prepareResponse() h1.Framing {
 		h.Set("server", x.serverName())
 	}
 	framing := x.res.Framing
-	if framing == h1.UntilClose || framing == h1.Chunked {
-		framing = h1.Chunked
+	if framing == header.UntilClose || framing == header.Open {
+		framing = header.Open
 		if x.req.HTTP10 { // it does not know chunks: the end of the connection is the end
-			framing = h1.UntilClose
+			framing = header.UntilClose
 			x.keepAlive = false
 		}
 	}
 	return framing
 }
 
-func (x *exchange) appendResponse(b []byte, framing h1.Framing) []byte {
+func (x *exchange) appendResponse(b []byte, framing header.Framing) []byte {
 	b = h1.AppendStatusLine(b, x.res.Status, x.res.Reason)
 	b = h1.AppendFields(b, x.res.Fields.Fields)
 	switch {
-	case framing == h1.NoBody && x.res.HasLength && x.res.Status >= 200 && x.res.Status != 204:
-		b = h1.AppendFraming(b, h1.Length, x.res.Length) // HEAD and 304 tell the length of what they do not send
+	case framing == header.NoBody && x.res.HasLength && x.res.Status >= 200 && x.res.Status != 204:
+		b = h1.AppendFraming(b, header.Length, x.res.Length) // HEAD and 304 tell the length of what they do not send
 	default:
 		b = h1.AppendFraming(b, framing, x.res.Length)
 	}
@@ -82,7 +83,7 @@ func (x *exchange) appendResponse(b []byte, framing h1.Framing) []byte {
 
 // relayBody writes b and the body behind it. false: the response could not be
 // completed, and the downstream connection is cut so that the caller sees it.
-func (x *exchange) relayBody(b []byte, framing h1.Framing) bool {
+func (x *exchange) relayBody(b []byte, framing header.Framing) bool {
 	r := x.up.Reader
 	for !r.Complete() {
 		if !r.ReadyNow() {
@@ -99,7 +100,7 @@ func (x *exchange) relayBody(b []byte, framing h1.Framing) bool {
 			return x.bodyFailed(b, err)
 		}
 		x.rec.BytesSent += int64(len(data))
-		if framing == h1.Chunked {
+		if framing == header.Open {
 			b = h1.AppendChunk(b, data)
 		} else {
 			b = append(b, data...)
@@ -114,7 +115,7 @@ func (x *exchange) relayBody(b []byte, framing h1.Framing) bool {
 			b = b[:0]
 		}
 	}
-	if framing == h1.Chunked {
+	if framing == header.Open {
 		b = h1.AppendLastChunk(b, r.Trailers())
 	}
 	return x.writeDown(b)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
@@ -79,7 +80,7 @@ func (x *exchange) answer(status int, body string) {
 	b := h1.AppendStatusLine(x.c.out[:0], status, "")
 	length := int64(len(body))
 	if status != 204 && status != 304 {
-		b = h1.AppendFraming(b, h1.Length, length)
+		b = h1.AppendFraming(b, header.Length, length)
 	}
 	if body != "" {
 		b = h1.AppendField(b, "content-type", "text/plain")

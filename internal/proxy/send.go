@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/upstream"
 )
 
@@ -28,7 +29,7 @@ func (x *exchange) readAhead() bool {
 			return false
 		}
 	}
-	if x.req.Framing == h1.Length && x.req.Length <= replayLimit || r.AllBuffered() {
+	if x.req.Framing == header.Length && x.req.Length <= replayLimit || r.AllBuffered() {
 		if err := x.bufferBody(replayLimit); err != nil {
 			x.replyBodyError(err)
 			return false
@@ -77,7 +78,7 @@ func (x *exchange) send() error {
 	switch {
 	case x.bodyDone:
 		b = x.appendBody(b, x.body)
-		if x.req.Framing == h1.Chunked {
+		if x.req.Framing == header.Open {
 			b = h1.AppendLastChunk(b, x.c.reader.Trailers())
 		}
 	default:
@@ -95,7 +96,7 @@ func (x *exchange) send() error {
 }
 
 func (x *exchange) appendBody(b, body []byte) []byte {
-	if x.req.Framing == h1.Chunked {
+	if x.req.Framing == header.Open {
 		return h1.AppendChunk(b, body)
 	}
 	return append(b, body...)
@@ -117,8 +118,8 @@ func (x *exchange) appendRequest(b []byte) []byte {
 	b = append(b, "\r\n"...)
 	b = h1.AppendFields(b, x.req.Fields.Fields)
 	switch {
-	case x.req.Framing == h1.NoBody && (x.req.HasLength || x.method == "POST" || x.method == "PUT"):
-		b = h1.AppendFraming(b, h1.Length, 0)
+	case x.req.Framing == header.NoBody && (x.req.HasLength || x.method == "POST" || x.method == "PUT"):
+		b = h1.AppendFraming(b, header.Length, 0)
 	default:
 		b = h1.AppendFraming(b, x.req.Framing, x.req.Length)
 	}
@@ -157,7 +158,7 @@ func (x *exchange) startPump() {
 // run reads downstream and writes upstream until the body is through. On the
 // caller's failure it closes the upstream connection's writing, so that the
 // goroutine that waits for the response wakes up.
-func (p *pump) run(c *httpConn, up *upstream.Conn, framing h1.Framing) {
+func (p *pump) run(c *httpConn, up *upstream.Conn, framing header.Framing) {
 	defer close(p.done)
 	var out []byte
 	for {
@@ -171,7 +172,7 @@ func (p *pump) run(c *httpConn, up *upstream.Conn, framing h1.Framing) {
 			return
 		}
 		out = out[:0]
-		if framing == h1.Chunked {
+		if framing == header.Open {
 			out = h1.AppendChunk(out, b)
 			if done {
 				out = h1.AppendLastChunk(out, c.reader.Trailers())

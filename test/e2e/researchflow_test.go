@@ -283,6 +283,13 @@ func (m *mesh) load() (stop func() (int64, []string)) {
 		})
 	}
 	return func() (int64, []string) {
+		// How fast the machine is decides how soon there is enough to judge by.
+		m.eventually(60*time.Second, func() error {
+			if n := good.Load(); n < 20 {
+				return fmt.Errorf("only %d requests went well", n)
+			}
+			return nil
+		})
 		close(done)
 		wg.Wait()
 		return good.Load(), bad
@@ -336,7 +343,7 @@ func workerDies(m *mesh) {
 		return fmt.Errorf("no retry in the metrics")
 	})
 	good, bad := stop()
-	if len(bad) > 0 || good < 20 {
+	if len(bad) > 0 {
 		m.t.Errorf("%d requests went well, %d did not: %s", good, len(bad), few(bad))
 	}
 }
@@ -353,7 +360,7 @@ func workerFails(m *mesh) {
 	m.outlier("worker-v1-0", "EJECTED", 1, 15*time.Second)
 	m.outlier("worker-v1-0", "OK", 2, 60*time.Second)
 	good, bad := stop()
-	if len(bad) > 0 || good < 20 {
+	if len(bad) > 0 {
 		m.t.Errorf("%d requests went well, %d did not: %s", good, len(bad), few(bad))
 	}
 }
