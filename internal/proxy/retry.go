@@ -120,7 +120,7 @@ func (x *exchange) discardResponse() {
 	if x.up == nil {
 		return
 	}
-	r := x.up.Reader
+	r := x.up
 	for !r.Complete() && r.AllBuffered() {
 		if _, _, err := r.Next(); err != nil {
 			break
