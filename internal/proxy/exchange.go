@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ type exchange struct {
 	query    string      // with its "?"
 	scheme   string
 	method   string
+	grpc     bool
 
 	authz authz.Input
 	match route.Request
@@ -110,6 +112,7 @@ func (x *exchange) identify() bool {
 		return false
 	}
 	x.path, x.query = normal, query
+	x.grpc = isGRPC(&x.req.Fields)
 	if x.req.Upgrade != "" && !x.upgradeAllowed() {
 		x.reply(&upgradeRefused)
 		return false
@@ -218,8 +221,11 @@ func (x *exchange) observe(r *telemetry.Record) {
 		key.Reporter, key.Source, key.Target = telemetry.Destination, d.peerInfo.Load(), x.rt.self
 		key.MutualTLS = d.peer != ""
 	}
-	if ct, ok := x.req.Fields.Get("content-type"); ok && strings.HasPrefix(ct, "application/grpc") {
+	if x.grpc {
 		key.GRPC = true
+		if code, err := strconv.Atoi(r.GRPCStatus); err == nil {
+			key.GRPCStatus = int16(code)
+		}
 	}
 	if x.series == nil || x.seriesKey != key {
 		x.series, x.seriesKey = d.p.metrics.Series(key), key

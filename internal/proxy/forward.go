@@ -134,7 +134,9 @@ func (x *exchange) try(f *ir.Forward) *failure {
 		}
 		fail := x.exchangeOnce(limit)
 		if fail == nil {
-			x.report(upstream.Outcome{Status: x.res.Status})
+			if !x.grpc { // a gRPC call says how it went when it ends
+				x.report(upstream.Outcome{Status: x.res.Status})
+			}
 			return nil
 		}
 		stale := x.up.Reused() && !fresh && fail.kind == failReset && x.up.Buffered() == 0

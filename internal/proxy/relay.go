@@ -26,6 +26,9 @@ func (x *exchange) relay() {
 	x.rec.Details = "via_upstream"
 	x.prepareResponse()
 	ok := x.relayHead() && x.relayBody()
+	if x.grpc {
+		x.settle(ok)
+	}
 	x.stopPump()
 	x.returnUpstream(ok)
 }

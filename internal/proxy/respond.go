@@ -64,11 +64,16 @@ func (x *exchange) reply(l *local) {
 		x.keepAlive = false
 		return
 	}
-	x.answer(l.status, l.body)
+	x.answerAs(l.status, l.grpc, l.body)
 }
 
 // answer writes a response of our own, with the headers in x.extra.
 func (x *exchange) answer(status int, body string) {
+	x.answerAs(status, grpcFromHTTP(status), body)
+}
+
+// answerAs is answer with the status that gRPC callers get.
+func (x *exchange) answerAs(status, grpc int, body string) {
 	if x.replied {
 		// A response is under way: all that is left is to cut it short visibly.
 		x.keepAlive = false
@@ -80,6 +85,20 @@ func (x *exchange) answer(status int, body string) {
 	if !x.drainBody() {
 		x.keepAlive = false
 	}
+	var err error
+	if x.grpc && status >= 400 {
+		x.rec.Status, x.rec.GRPCStatus = 200, itoa(grpc)
+		err = x.answerGRPC(grpc, body)
+	} else {
+		err = x.answerHTTP(status, body)
+	}
+	if err != nil {
+		x.rec.Flags |= telemetry.DownstreamTermination
+		x.keepAlive = false
+	}
+}
+
+func (x *exchange) answerHTTP(status int, body string) error {
 	res := &x.res
 	res.Reset()
 	res.Status = status
@@ -93,18 +112,16 @@ func (x *exchange) answer(status int, body string) {
 	res.Fields.Add("date", httpDate(time.Now()))
 	res.Fields.Add("server", x.serverName())
 	end := body == "" || x.method == "HEAD"
-	err := x.c.head(res, end)
-	if err == nil && !end {
+	if err := x.c.head(res, end); err != nil {
+		return err
+	}
+	if !end {
 		x.rec.BytesSent += res.Length
-		err = x.c.data(stringBytes(body), true)
+		if err := x.c.data(stringBytes(body), true); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = x.c.flush()
-	}
-	if err != nil {
-		x.rec.Flags |= telemetry.DownstreamTermination
-		x.keepAlive = false
-	}
+	return x.c.flush()
 }
 
 func (x *exchange) serverName() string {

@@ -92,6 +92,10 @@ func (x *exchange) grpcStatusIs(condition string) bool {
 // backoff; false when the exchange's deadline comes first.
 func (x *exchange) retryAfterPause(f *ir.Forward) bool {
 	defer x.cluster.EndRetry()
+	if x.grpc && x.up != nil {
+		x.settle(true)
+		x.rec.GRPCStatus = ""
+	}
 	x.discardResponse()
 	base := f.Retry.Backoff.D()
 	if base == 0 {
