@@ -107,6 +107,11 @@ func (x *exchange) bodyDeadline() time.Time {
 // cut.
 func (x *exchange) bodyFailed(err error) bool {
 	x.keepAlive = false
+	if x.c.leaving() {
+		x.rec.Flags |= telemetry.DownstreamTermination
+		x.rec.Details = "downstream_remote_reset"
+		return false
+	}
 	x.sent(x.c.flush())
 	if isTimeout(err) {
 		x.rec.Flags |= telemetry.UpstreamRequestTimeout
@@ -135,7 +140,8 @@ func (x *exchange) returnUpstream(ok bool) {
 	if x.up == nil {
 		return
 	}
-	if ok && x.upKeepsAlive && x.up.Complete() && x.c.Complete() {
+	x.c.watch(nil)
+	if ok && x.upKeepsAlive && x.up.Complete() && x.c.Complete() && !x.c.leaving() {
 		x.up.Release(time.Now())
 	} else {
 		x.up.Close()
