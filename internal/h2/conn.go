@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	preface       = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+	Preface       = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 	frameHeader   = 9
 	ourFrameSize  = 16384 // the protocol's default and least; larger frames only make others wait
 	defaultWindow = 65535
@@ -94,7 +94,7 @@ func NewConn(nc net.Conn, o Options) *Conn {
 	c.sentLast = maxStreamID
 	c.timer.init(c)
 	if !o.Server {
-		c.output.buf = append(c.output.buf, preface...)
+		c.output.buf = append(c.output.buf, Preface...)
 	}
 	c.appendSettings()
 	return c
@@ -321,6 +321,9 @@ func (c *Conn) unlock() {
 	due := c.due
 	c.due = hooks{}
 	c.mu.Unlock()
+	for _, gone := range due.gone {
+		gone()
+	}
 	if due.active && c.opts.OnActive != nil {
 		c.opts.OnActive()
 	}
@@ -332,7 +335,10 @@ func (c *Conn) unlock() {
 	}
 }
 
-type hooks struct{ active, idle, goAway bool }
+type hooks struct {
+	active, idle, goAway bool
+	gone                 []func() // of streams that failed
+}
 
 func (c *Conn) hold() {
 	c.held++

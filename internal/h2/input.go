@@ -127,11 +127,11 @@ func (c *Conn) readPreface() error {
 	in := &c.in
 	for {
 		have := in.buf[in.r:in.w]
-		if n := min(len(have), len(preface)); !bytes.Equal(have[:n], []byte(preface[:n])) {
+		if n := min(len(have), len(Preface)); !bytes.Equal(have[:n], []byte(Preface[:n])) {
 			return protocolError("not an HTTP/2 preface")
 		}
-		if len(have) >= len(preface) {
-			in.r += len(preface)
+		if len(have) >= len(Preface) {
+			in.r += len(Preface)
 			return nil
 		}
 		if err := in.fill(c.nc); err != nil {

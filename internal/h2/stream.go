@@ -37,6 +37,7 @@ type Stream struct {
 	released   bool
 	queued     bool // in input.wake
 	err        error
+	onGone     func()
 
 	readBy, writeBy           time.Time
 	reading, writing          bool // somebody waits
@@ -99,7 +100,7 @@ func (c *Conn) recycle(s *Stream) {
 	s.received, s.current = s.received[:0], s.current[:0]
 	s.recvWindow, s.owed, s.got, s.declared, s.sendWindow = 0, 0, 0, -1, 0
 	s.registered, s.headRead, s.recvEnd, s.sentHead, s.sentEnd = false, false, false, false, false
-	s.err = nil
+	s.err, s.onGone = nil, nil
 	s.readBy, s.writeBy = time.Time{}, time.Time{}
 	s.reading, s.writing, s.readExpired, s.writeExpired, s.interrupted = false, false, false, false, false
 	c.free = append(c.free, s)
@@ -127,6 +128,21 @@ func (s *Stream) ID() uint32 {
 // Conn is the connection the stream belongs to.
 func (s *Stream) Conn() *Conn { return s.c }
 
+// OnGone has f called once if the peer resets the stream or the connection is
+// lost before Close; at once if that has happened. f is called with no lock
+// held, possibly a moment after Close: it must look whom it concerns.
+func (s *Stream) OnGone(f func()) {
+	s.c.mu.Lock()
+	gone := s.err != nil
+	if !gone {
+		s.onGone = f
+	}
+	s.c.mu.Unlock()
+	if gone {
+		f()
+	}
+}
+
 // Head is the request a server received.
 func (s *Stream) Head() *header.Head { return &s.head }
 
@@ -136,6 +152,10 @@ func (s *Stream) fail(err error) {
 		s.err = err
 	}
 	s.registered = false
+	if s.onGone != nil {
+		s.c.due.gone = append(s.c.due.gone, s.onGone)
+		s.onGone = nil
+	}
 	s.readable.Broadcast()
 	s.writable.Broadcast()
 }

@@ -61,7 +61,7 @@ func (d *downstream) serveHTTP2(early []byte) {
 	if err != nil {
 		d.p.log.Debug("HTTP/2 connection ended", "from", d.remoteText, "err", err)
 	}
-	d.p.stats.http2Ended(err)
+	d.p.stats.http2.add(c.h2.Stats())
 	c.conn.Close()
 }
 
@@ -197,13 +197,13 @@ func (s *http2Stream) watch(up upstream.Carrier) {
 func (s *http2Stream) left() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.waiting != nil {
+	if s.waiting != nil && s.PeerGone() { // else it came too late, and another request is being served
 		s.waiting.Interrupt()
 	}
 }
 
 func (s *http2Stream) wake()  { s.Interrupt() }
-func (s *http2Stream) rearm() { s.SetReadBy(time.Time{}, 0) }
+func (s *http2Stream) rearm() { s.ClearReadBy() }
 
 func (s *http2Stream) drains() bool { return false } // the connection says so, once
 

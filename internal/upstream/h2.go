@@ -37,9 +37,6 @@ type Stream struct {
 
 var _ Carrier = (*Stream)(nil)
 
-// ClearReadBy implements Carrier: a stream's deadline needs no forgetting.
-func (s *Stream) ClearReadBy() {}
-
 // Protocol implements Carrier.
 func (s *Stream) Protocol() string { return telemetry.HTTP2 }
 
