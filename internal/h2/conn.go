@@ -111,8 +111,11 @@ func (c *Conn) Serve() error {
 	err := c.readLoop()
 	c.mu.Lock()
 	c.fail(err)
+	for _, s := range c.in.fresh { // a fault behind them came first
+		s.release()
+	}
 	err = c.err
-	c.mu.Unlock()
+	c.unlock()
 	c.finish()
 	return err
 }
@@ -254,8 +257,20 @@ func (c *Conn) closeDrained() {
 		c.output.thenClose = true
 		return
 	}
+	c.hangUp()
+}
+
+// hangUp says that nothing more comes, and lets the reading goroutine wait a
+// moment for the peer to do the same: see explain. With mu held.
+func (c *Conn) hangUp() {
 	c.fail(ErrClosed)
-	c.nc.Close()
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok {
+		c.nc.Close()
+		return
+	}
+	c.nc.SetDeadline(time.Now().Add(goAwayTimeout))
+	half.CloseWrite()
 }
 
 // CanOpen reports whether Open would succeed.
