@@ -210,7 +210,8 @@ func (c *Conn) Close() error {
 
 // Shutdown begins the end: no new streams, those that are open go on; when the
 // last is closed the connection closes. A server sends GOAWAY twice, so that
-// requests on their way are not lost (RFC 9113 section 6.8).
+// requests on their way are not lost (RFC 9113 section 6.8). An owner whose
+// patience is bounded calls Close afterwards: a peer may never answer or end.
 func (c *Conn) Shutdown() {
 	c.mu.Lock()
 	defer c.unlock()
