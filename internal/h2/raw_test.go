@@ -327,7 +327,7 @@ func TestNegativeWindow(t *testing.T) {
 		t.Fatal(got, err)
 	}
 	r.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}) // window -100
-	r.fr.WriteWindowUpdate(1, 100)                                               // 0
+	r.fr.WriteWindowUpdate(1, 100)                                                // 0
 	r.fr.WritePing(false, [8]byte{1})
 	if err := r.until(func(f http2.Frame) bool { data(0)(f); p, ok := f.(*http2.PingFrame); return ok && p.IsAck() }); err != nil || got != 100 {
 		t.Fatal(got, err)
