@@ -341,3 +341,60 @@ func TestNegativeWindow(t *testing.T) {
 		t.Fatal(got, err)
 	}
 }
+
+// TestEarlyAnswer: a server that has answered does not want the rest of the
+// request; that is no error (RFC 9113 section 8.1), and what is under way of
+// the body gives its window back.
+func TestEarlyAnswer(t *testing.T) {
+	r, c := rawClient(t, Options{ConnWindow: defaultWindow, Handler: func(s *Stream) {
+		go func() {
+			s.WriteHead(&header.Head{Status: 413}, true)
+			s.Close()
+		}()
+	}})
+	r.headers(1, false, ":method", "POST", ":scheme", "http", ":path", "/", ":authority", "mesh.test")
+	if code, err := r.reset(1); err != nil || code != http2.ErrCodeNo {
+		t.Fatal(code, err)
+	}
+	for range 4 {
+		r.fr.WriteData(1, false, make([]byte, 10000))
+	}
+	if err := r.until(func(f http2.Frame) bool {
+		w, ok := f.(*http2.WindowUpdateFrame)
+		return ok && w.StreamID == 0 && w.Increment >= 30000
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := c.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWindowFollowsTheConsumer: what nobody takes is not given back, and a
+// peer that sends more is reset.
+func TestWindowFollowsTheConsumer(t *testing.T) {
+	handled := make(chan *Stream, 1)
+	r, _ := rawClient(t, Options{StreamWindow: 1000, Handler: func(s *Stream) { handled <- s }})
+	r.fr.WriteSettingsAck()
+	r.headers(1, false, ":method", "POST", ":scheme", "http", ":path", "/", ":authority", "mesh.test")
+	s := <-handled
+	r.fr.WriteData(1, false, make([]byte, 600))
+	if b, _, err := s.Next(); err != nil || len(b) != 600 {
+		t.Fatal(len(b), err)
+	}
+	r.fr.WriteData(1, false, make([]byte, 400)) // the window is used up: the 600 are still ours
+	if b, _, err := s.Next(); err != nil || len(b) != 400 {
+		t.Fatal(len(b), err)
+	}
+	if err := r.until(func(f http2.Frame) bool {
+		w, ok := f.(*http2.WindowUpdateFrame)
+		return ok && w.StreamID == 1 && w.Increment == 600
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.fr.WriteData(1, false, make([]byte, 601))
+	if code, err := r.reset(1); err != nil || code != http2.ErrCodeFlowControl {
+		t.Error(code, err)
+	}
+	s.Close()
+}
