@@ -111,8 +111,11 @@ func (c *Conn) Serve() error {
 	err := c.readLoop()
 	c.mu.Lock()
 	c.fail(err)
+	for _, s := range c.in.fresh { // a fault behind them came first
+		s.release()
+	}
 	err = c.err
-	c.mu.Unlock()
+	c.unlock()
 	c.finish()
 	return err
 }
@@ -207,7 +210,8 @@ func (c *Conn) Close() error {
 
 // Shutdown begins the end: no new streams, those that are open go on; when the
 // last is closed the connection closes. A server sends GOAWAY twice, so that
-// requests on their way are not lost (RFC 9113 section 6.8).
+// requests on their way are not lost (RFC 9113 section 6.8). An owner whose
+// patience is bounded calls Close afterwards: a peer may never answer or end.
 func (c *Conn) Shutdown() {
 	c.mu.Lock()
 	defer c.unlock()
@@ -254,8 +258,20 @@ func (c *Conn) closeDrained() {
 		c.output.thenClose = true
 		return
 	}
+	c.hangUp()
+}
+
+// hangUp says that nothing more comes, and lets the reading goroutine wait a
+// moment for the peer to do the same: see explain. With mu held.
+func (c *Conn) hangUp() {
 	c.fail(ErrClosed)
-	c.nc.Close()
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok {
+		c.nc.Close()
+		return
+	}
+	c.nc.SetDeadline(time.Now().Add(goAwayTimeout))
+	half.CloseWrite()
 }
 
 // CanOpen reports whether Open would succeed.

@@ -8,10 +8,12 @@ import (
 
 // NetConn returns the stream's bodies as a connection, for a tunnel. From then
 // on the stream is used through it only, but for Close, which may be called on
-// either or both.
+// either or both. What was queued, the head that opened the tunnel above all,
+// is written.
 func (s *Stream) NetConn() net.Conn {
 	s.c.mu.Lock()
 	s.tunnel = true
+	s.c.flush() // a failure shows in the first Read or Write
 	s.c.mu.Unlock()
 	return &streamConn{s: s}
 }

@@ -82,8 +82,7 @@ func (c *Conn) write() {
 	o.writing, o.started = false, time.Time{}
 	o.room.Broadcast()
 	if o.thenClose && c.err == nil && c.held == 0 {
-		c.fail(ErrClosed)
-		c.nc.Close()
+		c.hangUp()
 	}
 }
 
