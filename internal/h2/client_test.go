@@ -13,13 +13,13 @@ import (
 	"github.com/tulle-mesh/tulle/internal/header"
 )
 
-// rawServer is a raw peer of our client, past preface and SETTINGS.
+// rawServer is a raw peer of our client, past Preface and SETTINGS.
 func rawServer(t testing.TB, o Options, settings ...http2.Setting) (*raw, *Conn) {
 	a, b := pipe(t)
 	c := NewConn(a, o)
 	serve(t, c)
 	r := newRaw(t, b)
-	if _, err := io.ReadFull(b, make([]byte, len(preface))); err != nil {
+	if _, err := io.ReadFull(b, make([]byte, len(Preface))); err != nil {
 		t.Fatal(err)
 	}
 	r.fr.WriteSettings(settings...)

@@ -37,6 +37,7 @@ type Conn struct {
 	due     hooks // to call once the lock is gone
 
 	peer       peerSettings
+	settled    chan struct{} // closed with the peer's first SETTINGS, or the end
 	sendWindow int64 // the connection's, to send
 	blocked    int   // streams that wait for sendWindow
 	recvWindow int64 // what the peer may still send
@@ -85,7 +86,7 @@ func (r *resetIDs) has(id uint32) bool {
 // sends them.
 func NewConn(nc net.Conn, o Options) *Conn {
 	o.defaults()
-	c := &Conn{nc: nc, opts: o, streams: map[uint32]*Stream{}, enc: newEncoder(), nextID: 1, budget: windowBurst}
+	c := &Conn{nc: nc, opts: o, streams: map[uint32]*Stream{}, settled: make(chan struct{}), enc: newEncoder(), nextID: 1, budget: windowBurst}
 	c.in.init(o.Buffered)
 	c.output.room = sync.NewCond(&c.mu)
 	c.peer = peerSettings{streams: 100, window: defaultWindow, frame: ourFrameSize}
@@ -185,6 +186,9 @@ func (c *Conn) fail(err error) {
 		err = &ConnError{Code: c.peerCode, Remote: c.peerCode != NoError, Err: err}
 	}
 	c.err = err
+	if !c.peer.seen {
+		close(c.settled)
+	}
 	for id, s := range c.streams {
 		delete(c.streams, id)
 		s.fail(streamEnd(err))
@@ -306,6 +310,10 @@ func (c *Conn) Err() error {
 	defer c.mu.Unlock()
 	return c.err
 }
+
+// Settled is closed when the peer's SETTINGS have arrived or the connection has
+// ended: from then on Ready tells what the peer accepts.
+func (c *Conn) Settled() <-chan struct{} { return c.settled }
 
 // Ready reports whether the peer's SETTINGS have arrived, and with them
 // whether it accepts extended CONNECT.

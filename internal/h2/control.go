@@ -27,6 +27,9 @@ func (c *Conn) onSettings(f *frame) error {
 	c.mu.Lock()
 	defer c.unlock()
 	if !c.peer.seen {
+		if c.err == nil {
+			close(c.settled)
+		}
 		// No limit until the peer names one (RFC 9113 section 6.5.2); before
 		// its SETTINGS we assumed a small one.
 		c.peer.seen, c.peer.streams = true, maxStreamID

@@ -47,7 +47,7 @@ func (s *script) Close() error                     { return nil }
 func (s *script) SetDeadline(time.Time) error      { return nil }
 func (s *script) SetWriteDeadline(time.Time) error { return nil }
 
-// FuzzConn feeds a server whatever comes behind the preface and the SETTINGS.
+// FuzzConn feeds a server whatever comes behind the Preface and the SETTINGS.
 // It must not panic or hang, and when it is through every stream must have
 // been given back.
 func FuzzConn(f *testing.F) {
@@ -80,7 +80,7 @@ func FuzzConn(f *testing.F) {
 	})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		settings := appendFrame(nil, 0, frameSettings, 0, 0)
-		in = append(append([]byte(preface), settings...), in...)
+		in = append(append([]byte(Preface), settings...), in...)
 		done := make(chan struct{})
 		running := make(chan struct{}, 10000)
 		c := NewConn(&script{in: strings.NewReader(string(in))}, Options{Server: true, ExtendedConnect: true, Handler: func(s *Stream) {

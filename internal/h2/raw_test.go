@@ -45,7 +45,7 @@ func rawClient(t testing.TB, o Options) (*raw, *Conn) {
 	c := NewConn(b, o)
 	serve(t, c)
 	r := newRaw(t, a)
-	io.WriteString(a, preface)
+	io.WriteString(a, Preface)
 	r.fr.WriteSettings()
 	return r, c
 }

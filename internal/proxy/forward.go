@@ -215,8 +215,8 @@ func (x *exchange) exchangeOnce(limit time.Time) *failure {
 	x.sentAt = time.Now()
 	if err := x.send(); err != nil {
 		// The upstream may have answered before it closed: look.
-		if !errors.Is(err, errWrite) {
-			return &failure{&clientGone, failFinal}
+		if errors.Is(err, h2.ErrNoExtendedConnect) {
+			return &failure{&noUpgrade, failFinal}
 		}
 	}
 	for {

@@ -101,7 +101,7 @@ func (s *http2Stream) serve() {
 func (s *http2Stream) canonical() {
 	req := &s.x.req
 	if req.Upgrade != "" {
-		req.Method = "GET"
+		req.Method, req.Framing = "GET", header.NoBody
 	}
 	if req.Upgrade == "websocket" && !req.Fields.Has("sec-websocket-key") {
 		req.Fields.Add("sec-websocket-key", websocketKey())

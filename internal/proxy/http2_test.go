@@ -209,6 +209,7 @@ func TestGRPCLocalAnswers(t *testing.T) {
 			t.Errorf("%s: %d %v", path, resp.StatusCode, resp.Header)
 		}
 	}
+	m.logA.wait(t, "POST /nowhere")
 	if v := metric(m.a, "istio_requests_total{", `grpc_response_status="14"`, `request_protocol="grpc"`); v != "1" {
 		t.Errorf("istio_requests_total of the refused call: %q", v)
 	}

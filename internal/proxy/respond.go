@@ -47,6 +47,7 @@ var (
 	bodyTimeout    = local{telemetry.StreamIdleTimeout, 408, 4, "stream_idle_timeout", "stream timeout", "the request's body stood still"}
 	badPath        = local{telemetry.DownstreamProtocolError, 400, 3, "path_normalization_failed", "", "the path cannot be normalized without ambiguity"}
 	upgradeRefused = local{0, 403, 7, "upgrade_failed", "", "this protocol upgrade is not enabled"}
+	noUpgrade      = local{telemetry.UpstreamProtocolError, 502, 14, "upgrade_not_accepted", "", "the endpoint speaks HTTP/2 without extended CONNECT (RFC 8441): name its port http, not http2"}
 	bodyTooLarge   = local{0, 413, 8, "request_payload_too_large", "Payload Too Large", "the body exceeds includeRequestBodyInCheck.maxRequestBytes"}
 )
 

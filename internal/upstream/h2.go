@@ -3,10 +3,12 @@ package upstream
 import (
 	"context"
 	"net"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/h2"
+	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
 
@@ -39,6 +41,22 @@ var _ Carrier = (*Stream)(nil)
 
 // Protocol implements Carrier.
 func (s *Stream) Protocol() string { return telemetry.HTTP2 }
+
+// WriteHead implements Carrier. An upgrade waits for the peer's SETTINGS, which
+// say whether it accepts one (RFC 8441 section 3).
+func (s *Stream) WriteHead(h *header.Head, end bool) error {
+	if h.Upgrade != "" {
+		timer := time.NewTimer(s.conn.host.cluster.connectTimeout())
+		defer timer.Stop()
+		select {
+		case <-s.Stream.Conn().Settled():
+		case <-timer.C:
+			return os.ErrDeadlineExceeded
+		}
+		return s.Stream.WriteHead(h, false)
+	}
+	return s.Stream.WriteHead(h, end)
+}
 
 // LocalAddr implements Carrier.
 func (s *Stream) LocalAddr() net.Addr { return s.conn.raw.LocalAddr() }
