@@ -100,10 +100,10 @@ func (d *downstream) findListener() *listener {
 	d.local = addrPort(d.raw.LocalAddr())
 	if tc, ok := d.raw.(*net.TCPConn); ok {
 		d.fd, _ = tc.SyscallConn()
-		if l.UseOriginalDst {
-			if dst, ok := d.p.opts.OriginalDst(tc); ok {
-				d.local = dst
-			}
+	}
+	if l.UseOriginalDst {
+		if dst, ok := d.p.opts.OriginalDst(d.raw); ok {
+			d.local = dst
 		}
 	}
 	d.poll = d.pollFD
@@ -174,7 +174,7 @@ func (d *downstream) refuse(flag telemetry.Flags, details string) {
 // reset makes the close a RST: the peer sees "connection reset", not an empty
 // answer.
 func (d *downstream) reset() {
-	if tc, ok := d.raw.(*net.TCPConn); ok {
+	if tc, ok := d.raw.(interface{ SetLinger(sec int) error }); ok {
 		tc.SetLinger(0)
 	}
 }
@@ -182,7 +182,8 @@ func (d *downstream) reset() {
 // closedByPeer reports whether the peer has gone, without reading.
 func (d *downstream) closedByPeer() bool {
 	if d.fd == nil {
-		return false
+		c, ok := d.raw.(interface{ PeerClosed() bool }) // a connection without kernel: tests
+		return ok && c.PeerClosed()
 	}
 	d.gone = false
 	if err := d.fd.Read(d.poll); err != nil && !errors.Is(err, syscall.EAGAIN) {
