@@ -122,8 +122,10 @@ func (r *runner) predicate(text string, q *request) (predicate, error) {
 	case "answered":
 		name := strings.TrimPrefix(rest, "by ")
 		names := map[string]bool{name: true}
-		for _, p := range r.world.podsNamed(name) {
-			names[p.Name] = true
+		for _, p := range r.world.pods { // also those that were stopped meanwhile
+			if p.Owner == name || p.Labels["app"] == name {
+				names[p.Name] = true
+			}
 		}
 		return func(o *outcome) (bool, string) { return names[o.instance()], o.String() }, nil
 	case "header", "trailer":

@@ -34,6 +34,7 @@ type host struct {
 	port      uint16        // last ephemeral port
 	latency   time.Duration // of connections to and from here, one way
 	dropped   bool          // packets to it vanish: connections hang until they time out
+	refusing  bool          // connections to it are refused, as where nothing runs any more
 }
 
 func newNetwork() *network {
@@ -152,6 +153,9 @@ func (h *host) open(ctx context.Context, to *host, port uint16, dst netip.AddrPo
 	n := h.net
 	n.mu.Lock()
 	l := to.listeners[port]
+	if to.refusing && to != h {
+		l = nil
+	}
 	latency := time.Duration(0)
 	if to != h {
 		latency = max(h.latency, to.latency)

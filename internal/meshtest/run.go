@@ -260,10 +260,12 @@ func (r *runner) network(name, what string) error {
 	if pods == nil {
 		return fmt.Errorf("no workload %q", name)
 	}
-	drops, latency := false, time.Duration(0)
+	drops, refuses, latency := false, false, time.Duration(0)
 	switch word, rest, _ := strings.Cut(what, " "); {
 	case what == "drops packets":
 		drops = true
+	case what == "refuses connections":
+		refuses = true
 	case word == "delays":
 		var err error
 		if latency, err = time.ParseDuration(rest); err != nil {
@@ -271,12 +273,12 @@ func (r *runner) network(name, what string) error {
 		}
 	case what == "normal":
 	default:
-		return fmt.Errorf("%q: want \"drops packets\", \"delays DURATION\" or \"normal\"", what)
+		return fmt.Errorf("%q: want \"drops packets\", \"refuses connections\", \"delays DURATION\" or \"normal\"", what)
 	}
 	r.world.net.mu.Lock()
 	defer r.world.net.mu.Unlock()
 	for _, p := range pods {
-		p.host.dropped, p.host.latency = drops, latency
+		p.host.dropped, p.host.refusing, p.host.latency = drops, refuses, latency
 	}
 	return nil
 }

@@ -94,7 +94,7 @@ func (w *world) close() {
 	}
 	w.net.closeAll()
 	for _, p := range w.pods {
-		if p.proxy != nil {
+		if p.proxy != nil && !p.stopped {
 			p.proxy.Drain(now)
 		}
 	}
