@@ -35,7 +35,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
-	"github.com/tulle-mesh/tulle/internal/up"
 	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
@@ -191,7 +190,7 @@ func (p *pair) serve() error {
 // until it is ready.
 func (p *pair) sidecar(ctx context.Context, n ir.Node, firstPort int) error {
 	ports := agent.Ports{Admin: firstPort, Agent: firstPort + 1, Ready: firstPort + 2, Metrics: firstPort + 3}
-	spec := &up.SidecarSpec{Node: n, Discovery: p.discovery, RootCA: string(p.authority.Roots()), Shared: true, Ports: ports}
+	spec := &agent.Spec{Node: n, Discovery: p.discovery, RootCA: string(p.authority.Roots()), Shared: true, Ports: ports}
 	argv, env := spec.Command(p.tulle)
 	id, err := identity.ParseID(n.Principal())
 	if err != nil {

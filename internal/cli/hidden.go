@@ -6,16 +6,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/internal/agent"
 	"github.com/tulle-mesh/tulle/internal/machine"
 	"github.com/tulle-mesh/tulle/internal/opa"
-	"github.com/tulle-mesh/tulle/internal/up"
 )
 
 // Commands that tulle runs itself. They are hidden, not secret.
 
 func proxyCommand() *cobra.Command {
 	return &cobra.Command{Use: "proxy", Hidden: true, Short: "Run one workload's sidecar", Args: usage(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error { return up.Sidecar() }}
+		RunE: func(*cobra.Command, []string) error { return agent.Main() }}
 }
 
 func standInCommand() *cobra.Command {

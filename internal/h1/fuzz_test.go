@@ -28,10 +28,7 @@ func FuzzForward(f *testing.F) {
 		if err != nil || h.Host == "" || h.Path == "*" {
 			return
 		}
-		out := AppendRequestLine(nil, h.Method, h.Path, h.Host)
-		out = AppendFields(out, h.Fields.Fields)
-		out = AppendFraming(out, h.Framing, h.Length)
-		out = AppendEnd(out)
+		out := AppendRequest(nil, h)
 		if h.Framing == header.Open {
 			out = AppendChunk(out, []byte(body))
 			out = AppendLastChunk(out, r.Trailers())

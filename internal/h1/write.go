@@ -7,13 +7,64 @@ import (
 	"github.com/tulle-mesh/tulle/internal/header"
 )
 
-// AppendRequestLine starts a request: the line and the Host field.
-func AppendRequestLine(b []byte, method, target, host string) []byte {
-	b = append(b, method...)
+// AppendRequest appends a request's head: the line from Method, Path and Host,
+// the fields, and what Framing, Trailers and Upgrade ask for.
+func AppendRequest(b []byte, h *header.Head) []byte {
+	b = append(b, h.Method...)
 	b = append(b, ' ')
-	b = append(b, target...)
+	b = append(b, h.Path...)
 	b = append(b, " HTTP/1.1\r\nhost: "...)
-	b = append(b, host...)
+	b = append(b, h.Host...)
+	b = append(b, "\r\n"...)
+	b = AppendFields(b, h.Fields.Fields)
+	switch {
+	case h.Framing == header.NoBody && (h.HasLength || h.Method == "POST" || h.Method == "PUT"):
+		b = AppendFraming(b, header.Length, 0) // RFC 9110 section 8.6: these methods usually have a body
+	default:
+		b = AppendFraming(b, h.Framing, h.Length)
+	}
+	if h.Trailers {
+		b = append(b, "te: trailers\r\n"...)
+	}
+	b = appendUpgrade(b, h.Upgrade)
+	return AppendEnd(b)
+}
+
+// AppendResponse appends a response's head to a request with that method. A
+// caller that speaks HTTP/1.0 (old) gets no chunks: the connection's end is
+// the body's end, and the head must say KeepAlive false.
+func AppendResponse(b []byte, h *header.Head, method string, old bool) []byte {
+	b = AppendStatusLine(b, h.Status, h.Reason)
+	b = AppendFields(b, h.Fields.Fields)
+	bodyless := method == "HEAD" || h.Status < 200 || h.Status == 204 || h.Status == 304
+	switch {
+	case bodyless && h.HasLength && h.Status >= 200 && h.Status != 204:
+		b = AppendFraming(b, header.Length, h.Length) // HEAD and 304 tell the length of what they do not send
+	case bodyless:
+	case h.Framing == header.NoBody:
+		b = AppendFraming(b, header.Length, 0)
+	case h.Framing == header.Open && old, h.Framing == header.UntilClose:
+	default:
+		b = AppendFraming(b, h.Framing, h.Length)
+	}
+	switch {
+	case h.Upgrade != "":
+		b = appendUpgrade(b, h.Upgrade)
+	case h.Status < 200: // the final response says it
+	case !h.KeepAlive:
+		b = append(b, "connection: close\r\n"...)
+	case old:
+		b = append(b, "connection: keep-alive\r\n"...)
+	}
+	return AppendEnd(b)
+}
+
+func appendUpgrade(b []byte, protocol string) []byte {
+	if protocol == "" {
+		return b
+	}
+	b = append(b, "connection: upgrade\r\nupgrade: "...)
+	b = append(b, protocol...)
 	return append(b, "\r\n"...)
 }
 

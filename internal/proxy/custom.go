@@ -16,15 +16,15 @@ const defaultAskTimeout = 600 * time.Second
 // Ask implements authz.Asker: it puts the request to the external authorizer
 // of a CUSTOM policy.
 func (x *exchange) Ask(f *ir.ExtAuthz) authz.Verdict {
-	d := x.c.downstream
+	d := x.d
 	e := &authz.External{
 		ID: x.rec.RequestID, Provider: f.Provider,
 		SourceAddress: d.remote, DestinationAddress: d.local,
 		SourcePrincipal: d.peer, DestinationPrincipal: x.rt.principal, SNI: d.sni,
-		HTTP: true, Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path + x.query, Protocol: "HTTP/1.1",
+		HTTP: true, Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path + x.query, Protocol: x.c.protocol(),
 		Headers: x.eachHeader, Time: x.start,
 	}
-	if f.MaxRequestBytes > 0 && x.req.Upgrade == "" && !x.c.reader.Complete() {
+	if f.MaxRequestBytes > 0 && x.req.Upgrade == "" && !x.c.Complete() {
 		if err := x.bodyForCheck(f, e); err != nil {
 			return *err
 		}
@@ -40,7 +40,7 @@ func (x *exchange) bodyForCheck(f *ir.ExtAuthz, e *authz.External) *authz.Verdic
 	}
 	if x.req.Expect100 {
 		x.req.Expect100 = false
-		if err := x.c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n")); err != nil {
+		if err := x.c.proceed(); err != nil {
 			return &authz.Verdict{Err: err}
 		}
 	}

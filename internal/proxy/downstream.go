@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,13 +37,16 @@ type downstream struct {
 	sni                   string
 	peer                  string // SPIFFE ID that TLS proved
 	peerNamespace         string
-	peerInfo              *telemetry.Peer // what the peer says of its workload; metrics only
-	xfcc                  string          // the peer's certificate as x-forwarded-client-cert describes it
+	xfcc                  string // the peer's certificate as x-forwarded-client-cert describes it
 	tlsVersion, tlsCipher string
 
 	fd   syscall.RawConn
 	gone bool // scratch of closedByPeer
 	poll func(fd uintptr) bool
+
+	// peerInfo is what the peer says of its workload, with its first request;
+	// metrics only. TLS may have proved no more than the principal.
+	peerInfo atomic.Pointer[telemetry.Peer]
 
 	mu      sync.Mutex
 	idle    bool // between requests: may be closed at any time
@@ -84,7 +88,7 @@ func (d *downstream) serve() {
 		}
 	}
 	if d.chain.HTTP != nil {
-		newHTTPConn(d).serve()
+		newHTTP1Conn(d).serve()
 	} else {
 		d.serveTCP()
 	}
@@ -147,14 +151,14 @@ func (d *downstream) handshake() error {
 	if len(state.PeerCertificates) > 0 {
 		leaf := state.PeerCertificates[0]
 		sum := sha256.Sum256(leaf.Raw)
-		d.xfcc = "Hash=" + hex.EncodeToString(sum[:]) + `;Subject="` + leaf.Subject.String() + `"`
+		d.xfcc = "By=" + d.rt.principal + ";Hash=" + hex.EncodeToString(sum[:]) + `;Subject="` + leaf.Subject.String() + `"`
 		if len(leaf.URIs) > 0 {
 			d.peer = leaf.URIs[0].String()
 			d.peerNamespace = namespaceOf(d.peer)
 			d.xfcc += ";URI=" + d.peer
 		}
 	}
-	d.peerInfo = &telemetry.Peer{Principal: d.peer, Namespace: d.peerNamespace}
+	d.peerInfo.Store(&telemetry.Peer{Principal: d.peer, Namespace: d.peerNamespace})
 	return nil
 }
 
@@ -190,6 +194,23 @@ func (d *downstream) closedByPeer() bool {
 		return errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF)
 	}
 	return d.gone
+}
+
+// follow takes up the configuration in force: one request sees one
+// configuration from here to its end. false: the filter chain of this
+// connection no longer exists, so the connection ends unanswered, as an idle
+// one does. Only the goroutine that reads the connection may call it.
+func (d *downstream) follow() bool {
+	rt := d.p.runtime.Load()
+	if rt == d.rt {
+		return true
+	}
+	chain := rt.chainOf(d.chain)
+	if chain == nil || chain.HTTP == nil {
+		return false
+	}
+	d.rt, d.chain = rt, chain
+	return true
 }
 
 // enterIdle marks the connection as being between requests; false: it must

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,18 +13,22 @@ import (
 	"github.com/tulle-mesh/tulle/internal/upstream"
 )
 
-// exchange is one request and its response. It lives in its connection and is
-// reset between requests; strings in it alias the connection's read buffer.
+// exchange is one request and its response, whatever protocols carry them. It
+// is reused from request to request; strings in it alias its codecs' buffers.
+// One goroutine owns it.
 type exchange struct {
-	c     *httpConn
+	d     *downstream // the connection it came on
+	c     caller
 	rt    *runtime
 	chain *chain
 
 	req, res header.Head
-	path     string // normalized, without query: one path for routing, authorization and forwarding
-	query    string // with its "?"
+	fwd      header.Head // the request as it goes upstream; shares req's fields
+	path     string      // normalized, without query: one path for routing, authorization and forwarding
+	query    string      // with its "?"
 	scheme   string
 	method   string
+	grpc     bool
 
 	authz authz.Input
 	match route.Request
@@ -32,7 +37,7 @@ type exchange struct {
 
 	cluster *upstream.Cluster
 	host    *upstream.Host
-	up      *upstream.Conn
+	up      upstream.Carrier
 	tried   []*upstream.Host
 	attempt int
 
@@ -43,32 +48,36 @@ type exchange struct {
 	body      []byte // what was read ahead of the request's body
 	bodyBuf   []byte // its memory
 	bodyDone  bool   // body is all of it, so that a try can be repeated
-	sent      bool   // bytes of this request may have reached an upstream
 	replied   bool   // a response head went downstream
 	keepAlive bool   // the downstream connection goes on after this exchange
-	extra     []ir.Header
-	rec       telemetry.Record
-	head      []byte // the upstream request being built
-	pump      *pump
-	idText    [36]byte
+	// upKeepsAlive: the upstream lets its connection live after its response.
+	upKeepsAlive bool
+	extra        []ir.Header
+	rec          telemetry.Record
+	target       []byte // a rewritten path with its query
+	pump         *pump
+	idText       [36]byte
+	series       *telemetry.Series // of the last request: usually of the next one too
+	seriesKey    telemetry.SeriesKey
 }
 
 // reset forgets the last exchange and keeps its memory.
 func (x *exchange) reset() {
-	*x = exchange{c: x.c, req: x.req, res: x.res, tried: x.tried[:0], bodyBuf: x.bodyBuf, head: x.head[:0], extra: x.extra[:0]}
+	*x = exchange{d: x.d, c: x.c, req: x.req, res: x.res, tried: x.tried[:0], bodyBuf: x.bodyBuf, target: x.target[:0],
+		extra: x.extra[:0], series: x.series, seriesKey: x.seriesKey}
 }
 
 // begin is the moment the request's head is there.
 func (x *exchange) begin() {
 	x.start = time.Now()
 	x.rec.Start = x.start
+	x.rt, x.chain = x.d.rt, x.d.chain
 }
 
 // handle is the request path. Each step either goes on or has answered and
 // returns false; record runs on every exit. It reports whether the connection
 // can carry another request.
 func (x *exchange) handle() (again bool) {
-	x.rt, x.chain = x.c.rt, x.c.chain
 	x.keepAlive = x.req.KeepAlive
 	defer x.record()
 	if !x.identify() || !x.authorize() || !x.chooseRoute() {
@@ -103,6 +112,7 @@ func (x *exchange) identify() bool {
 		return false
 	}
 	x.path, x.query = normal, query
+	x.grpc = isGRPC(&x.req.Fields)
 	if x.req.Upgrade != "" && !x.upgradeAllowed() {
 		x.reply(&upgradeRefused)
 		return false
@@ -129,7 +139,7 @@ func (x *exchange) authorize() bool {
 	if len(x.chain.Filters) == 0 {
 		return true
 	}
-	d := x.c.downstream
+	d := x.d
 	x.authz = authz.Input{
 		Principal: d.peer, SourceIP: d.remote.Addr(), RemoteIP: x.remoteIP(), DestinationIP: d.local.Addr(),
 		DestinationPort: d.local.Port(), SNI: d.sni, HTTP: true,
@@ -170,19 +180,16 @@ func (x *exchange) chooseRoute() bool {
 
 // finished reports whether the next request may be read from the connection.
 func (x *exchange) finished() bool {
-	return x.keepAlive && x.c.reader.Complete() && !x.c.isClosing()
+	return x.keepAlive && x.c.Complete() && !x.c.drains()
 }
 
 // record is the last step of every exchange: access log and metrics.
 func (x *exchange) record() {
 	r := &x.rec
-	d := x.c.downstream
+	d := x.d
 	now := time.Now()
 	r.Duration = now.Sub(x.start)
-	r.Protocol = telemetry.HTTP11
-	if x.req.HTTP10 {
-		r.Protocol = telemetry.HTTP10
-	}
+	r.Protocol = x.c.protocol()
 	r.Method, r.Path, r.Authority, r.Request = x.method, x.req.Path, x.req.Host, &x.req.Fields
 	if x.res.Status != 0 {
 		r.Response = &x.res.Fields
@@ -191,7 +198,7 @@ func (x *exchange) record() {
 	r.PeerPrincipal, r.LocalPrincipal, r.Version = d.peer, x.rt.principal, x.rt.version
 	r.TLSVersion, r.TLSCipher = d.tlsVersion, d.tlsCipher
 	r.Attempts = x.attempt
-	x.c.p.stats.requests.Add(1)
+	d.p.stats.requests.Add(1)
 	x.observe(r)
 	if x.chain.log != nil {
 		x.chain.log.Log(x.chain.format, r)
@@ -201,7 +208,7 @@ func (x *exchange) record() {
 // observe counts the request in Istio's standard metrics.
 func (x *exchange) observe(r *telemetry.Record) {
 	key := telemetry.SeriesKey{Status: r.Status, Flags: r.Flags}
-	d := x.c.downstream
+	d := x.d
 	if x.cluster != nil {
 		key.Service = x.cluster.Service()
 	}
@@ -211,16 +218,19 @@ func (x *exchange) observe(r *telemetry.Record) {
 			key.Target = x.host.Peer()
 		}
 	} else {
-		key.Reporter, key.Source, key.Target = telemetry.Destination, d.peerInfo, x.rt.self
+		key.Reporter, key.Source, key.Target = telemetry.Destination, d.peerInfo.Load(), x.rt.self
 		key.MutualTLS = d.peer != ""
 	}
-	if ct, ok := x.req.Fields.Get("content-type"); ok && strings.HasPrefix(ct, "application/grpc") {
+	if x.grpc {
 		key.GRPC = true
+		if code, err := strconv.Atoi(r.GRPCStatus); err == nil {
+			key.GRPCStatus = int16(code)
+		}
 	}
-	if x.c.series == nil || x.c.seriesKey != key {
-		x.c.series, x.c.seriesKey = x.c.p.metrics.Series(key), key
+	if x.series == nil || x.seriesKey != key {
+		x.series, x.seriesKey = d.p.metrics.Series(key), key
 	}
-	if x.c.series != nil {
-		x.c.series.Request(r.Duration, r.BytesReceived, r.BytesSent)
+	if x.series != nil {
+		x.series.Request(r.Duration, r.BytesReceived, r.BytesSent)
 	}
 }

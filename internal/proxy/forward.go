@@ -115,7 +115,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	if f.Retry != nil && f.Retry.PreviousHosts && len(avoid) > 0 {
 		draws = max(f.Retry.HostAttempts, previousHostTry)
 	}
-	x.host = x.cluster.Pick(x.c.local, avoid, draws)
+	x.host = x.cluster.Pick(x.d.local, avoid, draws)
 	if x.host == nil {
 		return &failure{&noHealthy, failFinal}
 	}
@@ -134,10 +134,12 @@ func (x *exchange) try(f *ir.Forward) *failure {
 		}
 		fail := x.exchangeOnce(limit)
 		if fail == nil {
-			x.report(upstream.Outcome{Status: x.res.Status})
+			if !x.grpc { // a gRPC call says how it went when it ends
+				x.report(upstream.Outcome{Status: x.res.Status})
+			}
 			return nil
 		}
-		stale := x.up.Reused && !fresh && fail.kind == failReset && x.up.Reader.Buffered() == 0
+		stale := x.up.Reused() && !fresh && fail.kind == failReset && x.up.Buffered() == 0
 		x.closeUpstream()
 		if stale && idempotent && x.pump == nil {
 			continue // the pool's fault, not the host's: does not count as a try
@@ -174,7 +176,7 @@ func (x *exchange) connect(limit time.Time, fresh, check bool) *failure {
 	up, err := x.cluster.Acquire(x.host, limit, fresh, check)
 	if err == nil {
 		x.up = up
-		x.rec.UpstreamLocal = up.Local
+		x.rec.UpstreamLocal = up.LocalText()
 		return nil
 	}
 	if errors.Is(err, upstream.ErrOverflow) {
@@ -206,7 +208,6 @@ func (x *exchange) timedOut() *failure {
 // exchangeOnce sends the request and waits for the response's head.
 func (x *exchange) exchangeOnce(limit time.Time) *failure {
 	x.sentAt = time.Now()
-	x.sent = true
 	if err := x.send(); err != nil {
 		// The upstream may have answered before it closed: look.
 		if !errors.Is(err, errWrite) {
@@ -241,10 +242,8 @@ func (x *exchange) awaitHead(limit time.Time) error {
 		if !limit.IsZero() && limit.Before(wake) {
 			wake, slack = limit, 0
 		}
-		if err := x.up.SetReadBy(wake, slack); err != nil {
-			return err
-		}
-		err := x.up.Reader.ReadResponse(&x.res, x.method)
+		x.up.SetReadBy(wake, slack)
+		err := x.up.ReadHead(&x.res)
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
@@ -252,7 +251,7 @@ func (x *exchange) awaitHead(limit time.Time) error {
 		if !limit.IsZero() && !time.Now().Before(limit) {
 			return err
 		}
-		if x.pump != nil && x.pump.failedDownstream() || x.c.closedByPeer() {
+		if x.pump != nil && x.pump.failedDownstream() || x.c.gone() {
 			return errDownstreamGone
 		}
 	}

@@ -15,11 +15,10 @@ import (
 // away what the previous hop had no right to say.
 func (x *exchange) stampHeaders() {
 	h := &x.req.Fields
-	d := x.c.downstream
 	if intro := h.First(peerHeader); intro != "" {
-		if !x.chain.outbound && d.peer != "" {
+		if d := x.d; !x.chain.outbound && d.peer != "" {
 			if p := introduced(intro, d.peer, d.peerNamespace); p != nil {
-				d.peerInfo = p
+				d.peerInfo.Store(p)
 			}
 		}
 		h.Del(peerHeader)
@@ -49,7 +48,7 @@ func (x *exchange) stampEdge() {
 		h.Del("x-request-id")
 		h.Del("x-forwarded-proto")
 	}
-	addr := x.c.remote.Addr().String()
+	addr := x.d.remote.Addr().String()
 	if before, ok := h.Get("x-forwarded-for"); ok && before != "" {
 		addr = before + "," + addr
 	}
@@ -62,12 +61,11 @@ func (x *exchange) stampClientCert() {
 	switch x.chain.HTTP.ForwardClientCert {
 	case "sanitizeSet":
 		h.Del("x-forwarded-client-cert")
-		if d := x.c.downstream; d.xfcc != "" {
-			h.Add("x-forwarded-client-cert", x.c.xfccFor(x.rt.principal))
+		if x.d.xfcc != "" {
+			h.Add("x-forwarded-client-cert", x.d.xfcc)
 		}
 	case "appendForward":
-		if d := x.c.downstream; d.xfcc != "" {
-			v := x.c.xfccFor(x.rt.principal)
+		if v := x.d.xfcc; v != "" {
 			if before, ok := h.Get("x-forwarded-client-cert"); ok {
 				v = before + "," + v
 			}
@@ -78,18 +76,10 @@ func (x *exchange) stampClientCert() {
 	}
 }
 
-// xfccFor completes the peer's description with whom it was presented to.
-func (d *downstream) xfccFor(local string) string {
-	if !strings.HasPrefix(d.xfcc, "By=") {
-		d.xfcc = "By=" + local + ";" + d.xfcc
-	}
-	return d.xfcc
-}
-
 // remoteIP is the client's address for remoteIpBlocks: behind trusted hops it
 // comes from x-forwarded-for, else it is the peer's.
 func (x *exchange) remoteIP() netip.Addr {
-	peer := x.c.remote.Addr()
+	peer := x.d.remote.Addr()
 	if x.chain.gateway && x.chain.HTTP.TrustedHops == 0 {
 		return peer
 	}

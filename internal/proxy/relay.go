@@ -5,7 +5,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/tulle-mesh/tulle/internal/h1"
 	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
@@ -25,16 +24,17 @@ func (x *exchange) relay() {
 	x.replied = true
 	x.rec.Status = x.res.Status
 	x.rec.Details = "via_upstream"
-	framing := x.prepareResponse()
-	b := x.appendResponse(x.c.out[:0], framing)
-	ok := x.relayBody(b, framing)
+	x.prepareResponse()
+	ok := x.relayHead() && x.relayBody()
+	if x.grpc {
+		x.settle(ok)
+	}
 	x.stopPump()
 	x.returnUpstream(ok)
 }
 
-// prepareResponse applies what the route says and decides how the body is
-// framed for this caller.
-func (x *exchange) prepareResponse() header.Framing {
+// prepareResponse applies what the route says.
+func (x *exchange) prepareResponse() {
 	h := &x.res.Fields
 	if !x.route.Response.IsZero() {
 		apply(h, &x.route.Response)
@@ -51,74 +51,47 @@ func (x *exchange) prepareResponse() header.Framing {
 	if x.chain.gateway {
 		h.Set("server", x.serverName())
 	}
-	framing := x.res.Framing
-	if framing == header.UntilClose || framing == header.Open {
-		framing = header.Open
-		if x.req.HTTP10 { // it does not know chunks: the end of the connection is the end
-			framing = header.UntilClose
-			x.keepAlive = false
-		}
+	if x.res.Framing == header.UntilClose {
+		x.res.Framing = header.Open
 	}
-	return framing
 }
 
-func (x *exchange) appendResponse(b []byte, framing header.Framing) []byte {
-	b = h1.AppendStatusLine(b, x.res.Status, x.res.Reason)
-	b = h1.AppendFields(b, x.res.Fields.Fields)
-	switch {
-	case framing == header.NoBody && x.res.HasLength && x.res.Status >= 200 && x.res.Status != 204:
-		b = h1.AppendFraming(b, header.Length, x.res.Length) // HEAD and 304 tell the length of what they do not send
-	default:
-		b = h1.AppendFraming(b, framing, x.res.Length)
-	}
-	switch {
-	case !x.keepAlive || x.c.isClosing():
-		x.keepAlive = false
-		b = append(b, "connection: close\r\n"...)
-	case x.req.HTTP10:
-		b = append(b, "connection: keep-alive\r\n"...)
-	}
-	return h1.AppendEnd(b)
+func (x *exchange) relayHead() bool {
+	x.upKeepsAlive = x.res.KeepAlive // the head says from here on what we tell the caller
+	return x.sent(x.c.head(&x.res, x.up.Complete()))
 }
 
-// relayBody writes b and the body behind it. false: the response could not be
-// completed, and the downstream connection is cut so that the caller sees it.
-func (x *exchange) relayBody(b []byte, framing header.Framing) bool {
-	r := x.up.Reader
+// relayBody passes the body on as it comes: what is here goes out in one write
+// before we wait for more. false: the response could not be completed, and the
+// caller sees that.
+func (x *exchange) relayBody() bool {
+	r := x.up
 	for !r.Complete() {
 		if !r.ReadyNow() {
-			if len(b) > 0 {
-				if !x.writeDown(b) {
-					return false
-				}
-				b = b[:0]
-			}
-			x.up.SetReadBy(x.bodyDeadline(), 0)
-		}
-		data, done, err := r.Next()
-		if err != nil {
-			return x.bodyFailed(b, err)
-		}
-		x.rec.BytesSent += int64(len(data))
-		if framing == header.Open {
-			b = h1.AppendChunk(b, data)
-		} else {
-			b = append(b, data...)
-		}
-		if done {
-			break
-		}
-		if len(b) >= 32<<10 {
-			if !x.writeDown(b) {
+			if !x.sent(x.c.flush()) {
 				return false
 			}
-			b = b[:0]
+			r.SetReadBy(x.bodyDeadline(), 0)
+		}
+		b, done, err := r.Next()
+		if err != nil {
+			return x.bodyFailed(err)
+		}
+		x.rec.BytesSent += int64(len(b))
+		var trailers []header.Field
+		if done {
+			trailers = r.Trailers()
+		}
+		if last := done && len(trailers) == 0; len(b) > 0 || last {
+			if !x.sent(x.c.data(b, last)) {
+				return false
+			}
+		}
+		if len(trailers) > 0 && !x.sent(x.c.end(trailers)) {
+			return false
 		}
 	}
-	if framing == header.Open {
-		b = h1.AppendLastChunk(b, r.Trailers())
-	}
-	return x.writeDown(b)
+	return x.sent(x.c.flush())
 }
 
 // bodyDeadline bounds the wait for more of a response.
@@ -130,11 +103,11 @@ func (x *exchange) bodyDeadline() time.Time {
 	return limit
 }
 
-// bodyFailed ends a response that broke off: what is here goes out, then the
-// connection is cut, because only that tells an HTTP/1.1 caller.
-func (x *exchange) bodyFailed(b []byte, err error) bool {
+// bodyFailed ends a response that broke off: what is here goes out, then it is
+// cut.
+func (x *exchange) bodyFailed(err error) bool {
 	x.keepAlive = false
-	x.writeDown(b)
+	x.sent(x.c.flush())
 	if isTimeout(err) {
 		x.rec.Flags |= telemetry.UpstreamRequestTimeout
 		x.rec.Details = "response_timeout"
@@ -142,19 +115,19 @@ func (x *exchange) bodyFailed(b []byte, err error) bool {
 		x.rec.Flags |= telemetry.UpstreamConnTermination
 		x.rec.Details = "upstream_reset_after_response_started{connection_termination}"
 	}
-	x.c.reset()
+	x.c.cut()
 	return false
 }
 
-func (x *exchange) writeDown(b []byte) bool {
-	x.c.out = b
-	if x.c.write(b) != nil {
-		x.rec.Flags |= telemetry.DownstreamTermination
-		x.rec.Details = "downstream_remote_disconnect"
-		x.keepAlive = false
-		return false
+// sent reports whether a write downstream went well, and records it otherwise.
+func (x *exchange) sent(err error) bool {
+	if err == nil {
+		return true
 	}
-	return true
+	x.rec.Flags |= telemetry.DownstreamTermination
+	x.rec.Details = "downstream_remote_disconnect"
+	x.keepAlive = false
+	return false
 }
 
 // returnUpstream pools the connection if both messages are through.
@@ -162,7 +135,7 @@ func (x *exchange) returnUpstream(ok bool) {
 	if x.up == nil {
 		return
 	}
-	if ok && x.res.KeepAlive && x.up.Reader.Complete() && x.c.reader.Complete() {
+	if ok && x.upKeepsAlive && x.up.Complete() && x.c.Complete() {
 		x.up.Release(time.Now())
 	} else {
 		x.up.Close()

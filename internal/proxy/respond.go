@@ -50,6 +50,9 @@ var (
 
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
+// stringBytes is view's reverse; the bytes must not be written to.
+func stringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
 // reply answers with an entry of the table.
 func (x *exchange) reply(l *local) {
 	x.rec.Flags |= l.flag
@@ -61,15 +64,20 @@ func (x *exchange) reply(l *local) {
 		x.keepAlive = false
 		return
 	}
-	x.answer(l.status, l.body)
+	x.answerAs(l.status, l.grpc, l.body)
 }
 
 // answer writes a response of our own, with the headers in x.extra.
 func (x *exchange) answer(status int, body string) {
+	x.answerAs(status, grpcFromHTTP(status), body)
+}
+
+// answerAs is answer with the status that gRPC callers get.
+func (x *exchange) answerAs(status, grpc int, body string) {
 	if x.replied {
 		// A response is under way: all that is left is to cut it short visibly.
 		x.keepAlive = false
-		x.c.reset()
+		x.c.cut()
 		return
 	}
 	x.replied = true
@@ -77,32 +85,43 @@ func (x *exchange) answer(status int, body string) {
 	if !x.drainBody() {
 		x.keepAlive = false
 	}
-	b := h1.AppendStatusLine(x.c.out[:0], status, "")
-	length := int64(len(body))
-	if status != 204 && status != 304 {
-		b = h1.AppendFraming(b, header.Length, length)
+	var err error
+	if x.grpc && status >= 400 {
+		x.rec.Status, x.rec.GRPCStatus = 200, itoa(grpc)
+		err = x.answerGRPC(grpc, body)
+	} else {
+		err = x.answerHTTP(status, body)
 	}
-	if body != "" {
-		b = h1.AppendField(b, "content-type", "text/plain")
-	}
-	for _, f := range x.extra {
-		b = h1.AppendField(b, f.Name, f.Value)
-	}
-	b = h1.AppendField(b, "date", httpDate(time.Now()))
-	b = h1.AppendField(b, "server", x.serverName())
-	if !x.keepAlive {
-		b = h1.AppendField(b, "connection", "close")
-	}
-	b = h1.AppendEnd(b)
-	if x.method != "HEAD" {
-		b = append(b, body...)
-		x.rec.BytesSent += length
-	}
-	x.c.out = b
-	if x.c.write(b) != nil {
+	if err != nil {
 		x.rec.Flags |= telemetry.DownstreamTermination
 		x.keepAlive = false
 	}
+}
+
+func (x *exchange) answerHTTP(status int, body string) error {
+	res := &x.res
+	res.Reset()
+	res.Status = status
+	res.Framing, res.Length, res.HasLength = header.Length, int64(len(body)), status != 204 && status != 304
+	if body != "" {
+		res.Fields.Add("content-type", "text/plain")
+	}
+	for _, f := range x.extra {
+		res.Fields.Add(f.Name, f.Value)
+	}
+	res.Fields.Add("date", httpDate(time.Now()))
+	res.Fields.Add("server", x.serverName())
+	end := body == "" || x.method == "HEAD"
+	if err := x.c.head(res, end); err != nil {
+		return err
+	}
+	if !end {
+		x.rec.BytesSent += res.Length
+		if err := x.c.data(stringBytes(body), true); err != nil {
+			return err
+		}
+	}
+	return x.c.flush()
 }
 
 func (x *exchange) serverName() string {
@@ -115,11 +134,11 @@ func (x *exchange) serverName() string {
 // drainBody reads over what is left of a request's body if that is little and
 // already here; otherwise the connection cannot be used again.
 func (x *exchange) drainBody() bool {
-	for !x.c.reader.Complete() {
-		if !x.c.reader.AllBuffered() {
+	for !x.c.Complete() {
+		if !x.c.AllBuffered() {
 			return false
 		}
-		if _, _, err := x.c.reader.Next(); err != nil {
+		if _, _, err := x.c.Next(); err != nil {
 			return false
 		}
 	}
@@ -129,9 +148,8 @@ func (x *exchange) drainBody() bool {
 // refuseProtocol answers bytes that are not a request. The connection ends:
 // where the next request would begin is anybody's guess.
 func (x *exchange) refuseProtocol(e *h1.Error) {
-	x.rt, x.chain = x.c.rt, x.c.chain
 	defer x.record()
-	x.c.p.stats.protocolErrors.Add(1)
+	x.d.p.stats.protocolErrors.Add(1)
 	x.keepAlive = false
 	x.rec.Flags |= telemetry.DownstreamProtocolError
 	x.rec.Details = e.Detail
@@ -146,7 +164,7 @@ func (x *exchange) deny(d *authz.Decision) {
 		status := v.Status
 		if v.Err != nil {
 			x.rec.Details = "ext_authz_error"
-			x.c.p.log.Warn("external authorization failed", "provider", d.Provider, "policy", d.Policy, "err", v.Err)
+			x.d.p.log.Warn("external authorization failed", "provider", d.Provider, "policy", d.Policy, "err", v.Err)
 		} else {
 			x.extra = append(x.extra, v.Headers...)
 		}

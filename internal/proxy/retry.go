@@ -92,6 +92,10 @@ func (x *exchange) grpcStatusIs(condition string) bool {
 // backoff; false when the exchange's deadline comes first.
 func (x *exchange) retryAfterPause(f *ir.Forward) bool {
 	defer x.cluster.EndRetry()
+	if x.grpc && x.up != nil {
+		x.settle(true)
+		x.rec.GRPCStatus = ""
+	}
 	x.discardResponse()
 	base := f.Retry.Backoff.D()
 	if base == 0 {
@@ -120,7 +124,7 @@ func (x *exchange) discardResponse() {
 	if x.up == nil {
 		return
 	}
-	r := x.up.Reader
+	r := x.up
 	for !r.Complete() && r.AllBuffered() {
 		if _, _, err := r.Next(); err != nil {
 			break

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/h1"
 	"github.com/tulle-mesh/tulle/internal/header"
@@ -17,14 +18,14 @@ var errWrite = errors.New("write upstream")
 // be repeated; a large or open-ended one streams. Small means a length of at
 // most replayLimit, or being here already.
 func (x *exchange) readAhead() bool {
-	r := x.c.reader
+	r := x.c
 	if x.bodyDone || r.Complete() {
 		x.bodyDone = true
 		return true
 	}
 	if x.req.Expect100 {
 		x.req.Expect100 = false
-		if x.c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n")) != nil {
+		if r.proceed() != nil {
 			x.reply(&clientGone)
 			return false
 		}
@@ -40,10 +41,10 @@ func (x *exchange) readAhead() bool {
 
 // bufferBody reads the body up to limit bytes into x.body.
 func (x *exchange) bufferBody(limit int) error {
-	r := x.c.reader
+	r := x.c
 	x.bodyBuf = append(x.bodyBuf[:0], x.body...)
 	for !r.Complete() && len(x.bodyBuf) < limit {
-		x.c.readBy(time.Now().Add(streamIdle), deadlineSlack)
+		r.readBy(time.Now().Add(streamIdle), deadlineSlack)
 		b, _, err := r.Next()
 		x.rec.BytesReceived += int64(len(b))
 		if err != nil {
@@ -74,19 +75,18 @@ func (x *exchange) replyBodyError(err error) {
 // otherwise the head, with a pump carrying the body while we wait for the
 // response.
 func (x *exchange) send() error {
-	b := x.appendRequest(x.head[:0])
-	switch {
-	case x.bodyDone:
-		b = x.appendBody(b, x.body)
-		if x.req.Framing == header.Open {
-			b = h1.AppendLastChunk(b, x.c.reader.Trailers())
-		}
-	default:
-		b = x.appendBody(b, x.body)
+	x.up.SetWriteBy(time.Now().Add(streamIdle))
+	err := x.sendHead(x.bodyDone && len(x.body) == 0 && len(x.c.Trailers()) == 0)
+	if err == nil && len(x.body) > 0 {
+		err = x.up.WriteData(x.body, x.bodyDone && len(x.c.Trailers()) == 0)
 	}
-	x.head = b
-	x.up.SetWriteDeadline(time.Now().Add(streamIdle))
-	if _, err := x.up.Write(b); err != nil {
+	if err == nil && x.bodyDone && len(x.c.Trailers()) > 0 {
+		err = x.up.WriteTrailers(x.c.Trailers())
+	}
+	if err == nil {
+		err = x.up.Flush()
+	}
+	if err != nil {
 		return errors.Join(errWrite, err)
 	}
 	if !x.bodyDone {
@@ -95,48 +95,35 @@ func (x *exchange) send() error {
 	return nil
 }
 
-func (x *exchange) appendBody(b, body []byte) []byte {
-	if x.req.Framing == header.Open {
-		return h1.AppendChunk(b, body)
-	}
-	return append(b, body...)
-}
-
-// appendRequest builds the request's head.
-func (x *exchange) appendRequest(b []byte) []byte {
-	f := x.route.Forward
-	host := x.req.Host
+// sendHead writes the request's head as this hop has it: the host and path the
+// route made of it, and the count of tries. The fields are those of the
+// request; what is added here lies behind them, so that the next try and the
+// access log do not see it.
+func (x *exchange) sendHead(end bool) error {
+	f, h := x.route.Forward, &x.fwd
+	*h = x.req
 	if f.HostRewrite != "" {
-		host = f.HostRewrite
+		h.Host = f.HostRewrite
 	}
-	b = append(b, x.method...)
-	b = append(b, ' ')
-	b = append(b, x.path...)
-	b = append(b, x.query...)
-	b = append(b, " HTTP/1.1\r\nhost: "...)
-	b = append(b, host...)
-	b = append(b, "\r\n"...)
-	b = h1.AppendFields(b, x.req.Fields.Fields)
-	switch {
-	case x.req.Framing == header.NoBody && (x.req.HasLength || x.method == "POST" || x.method == "PUT"):
-		b = h1.AppendFraming(b, header.Length, 0)
-	default:
-		b = h1.AppendFraming(b, x.req.Framing, x.req.Length)
-	}
+	h.Path = x.requestTarget()
 	if x.chain.outbound {
-		b = h1.AppendField(b, "x-envoy-attempt-count", itoa(x.attempt))
+		h.Fields.Add("x-envoy-attempt-count", itoa(x.attempt))
 		if x.up.First() && x.up.Secure() {
-			b = h1.AppendField(b, peerHeader, x.rt.metadata)
+			h.Fields.Add(peerHeader, x.rt.metadata)
 		}
 	}
-	if x.req.Trailers {
-		b = h1.AppendField(b, "te", "trailers")
+	x.req.Fields.Fields = h.Fields.Fields[:len(x.req.Fields.Fields)] // keeps memory that grew
+	return x.up.WriteHead(h, end)
+}
+
+// requestTarget is the path with its query, as it came where nothing changed
+// it.
+func (x *exchange) requestTarget() string {
+	if len(x.path)+len(x.query) == len(x.req.Path) && unsafe.StringData(x.path) == unsafe.StringData(x.req.Path) {
+		return x.req.Path
 	}
-	if x.req.Upgrade != "" {
-		b = append(b, "connection: upgrade\r\n"...)
-		b = h1.AppendField(b, "upgrade", x.req.Upgrade)
-	}
-	return h1.AppendEnd(b)
+	x.target = append(append(x.target[:0], x.path...), x.query...)
+	return view(x.target)
 }
 
 // pump carries a request body upstream in a goroutine of its own, because the
@@ -152,18 +139,22 @@ type pump struct {
 func (x *exchange) startPump() {
 	p := &pump{done: make(chan struct{})}
 	x.pump = p
-	go p.run(x.c, x.up, x.req.Framing)
+	go p.run(x.c, x.up)
 }
 
-// run reads downstream and writes upstream until the body is through. On the
-// caller's failure it closes the upstream connection's writing, so that the
-// goroutine that waits for the response wakes up.
-func (p *pump) run(c *httpConn, up *upstream.Conn, framing header.Framing) {
+// run reads downstream and writes upstream until the body is through. What is
+// here goes on in one write. On the caller's failure it interrupts the
+// goroutine that waits for the response.
+func (p *pump) run(c caller, up upstream.Carrier) {
 	defer close(p.done)
-	var out []byte
 	for {
-		c.readBy(time.Now().Add(streamIdle), deadlineSlack)
-		b, done, err := c.reader.Next()
+		if !c.ReadyNow() {
+			if p.err = up.Flush(); p.err != nil {
+				return
+			}
+			c.readBy(time.Now().Add(streamIdle), deadlineSlack)
+		}
+		b, done, err := c.Next()
 		p.received += int64(len(b))
 		if err != nil {
 			p.err = err
@@ -171,25 +162,32 @@ func (p *pump) run(c *httpConn, up *upstream.Conn, framing header.Framing) {
 			up.Interrupt()
 			return
 		}
-		out = out[:0]
-		if framing == header.Open {
-			out = h1.AppendChunk(out, b)
-			if done {
-				out = h1.AppendLastChunk(out, c.reader.Trailers())
-			}
-			b = out
-		}
-		if len(b) > 0 {
-			up.SetWriteDeadline(time.Now().Add(streamIdle))
-			if _, err := up.Write(b); err != nil {
-				p.err = err
-				return
-			}
-		}
-		if done {
+		up.SetWriteBy(time.Now().Add(streamIdle))
+		if p.err = p.pass(c, up, b, done); p.err != nil || done {
 			return
 		}
 	}
+}
+
+func (p *pump) pass(c caller, up upstream.Carrier, b []byte, done bool) error {
+	var trailers []header.Field
+	if done {
+		trailers = c.Trailers()
+	}
+	if len(b) > 0 || done && len(trailers) == 0 {
+		if err := up.WriteData(b, done && len(trailers) == 0); err != nil {
+			return err
+		}
+	}
+	if !done {
+		return nil
+	}
+	if len(trailers) > 0 {
+		if err := up.WriteTrailers(trailers); err != nil {
+			return err
+		}
+	}
+	return up.Flush()
 }
 
 // failedDownstream reports whether the caller's side broke.
@@ -205,13 +203,12 @@ func (x *exchange) stopPump() {
 	select {
 	case <-p.done:
 	default:
-		x.c.conn.SetReadDeadline(time.Unix(1, 0)) // wake it if it is reading
+		x.c.wake()
 		<-p.done
-		x.c.readDeadline = time.Time{}
-		x.c.conn.SetReadDeadline(time.Time{})
+		x.c.rearm()
 	}
 	x.rec.BytesReceived += p.received
-	if p.err != nil || !x.c.reader.Complete() {
+	if p.err != nil || !x.c.Complete() {
 		x.keepAlive = false
 	}
 	x.pump = nil

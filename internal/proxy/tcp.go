@@ -124,7 +124,7 @@ func (s *tcpSession) connect() (*upstream.Conn, bool) {
 		s.rec.UpstreamHost = h.Address
 		up, err := s.cluster.Dial(h, time.Time{})
 		if err == nil {
-			s.rec.UpstreamLocal = up.Local
+			s.rec.UpstreamLocal = up.LocalText()
 			s.cluster.Report(h, upstream.Outcome{Status: 200})
 			return up, true
 		}
@@ -174,7 +174,7 @@ func (s *tcpSession) key(rt *runtime) telemetry.SeriesKey {
 			k.Target = s.host.Peer()
 		}
 	} else {
-		k.Reporter, k.Source, k.Target, k.MutualTLS = telemetry.Destination, s.peerInfo, rt.self, s.peer != ""
+		k.Reporter, k.Source, k.Target, k.MutualTLS = telemetry.Destination, s.peerInfo.Load(), rt.self, s.peer != ""
 	}
 	return k
 }

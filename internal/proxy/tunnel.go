@@ -5,38 +5,21 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
-
-	"github.com/tulle-mesh/tulle/internal/h1"
 )
 
 // upgrade switches protocols: the 101 goes downstream, then bytes flow both
 // ways until either side ends.
 func (x *exchange) upgrade() {
 	x.replied, x.keepAlive = true, false
-	x.rec.Status, x.rec.Details = 101, "via_upstream"
-	b := h1.AppendStatusLine(x.c.out[:0], 101, x.res.Reason)
-	b = h1.AppendFields(b, x.res.Fields.Fields)
-	b = append(b, "connection: upgrade\r\n"...)
-	b = h1.AppendField(b, "upgrade", x.res.Upgrade)
-	b = h1.AppendEnd(b)
-	b = append(b, x.up.Reader.Take()...)
-	if !x.writeDown(b) {
+	x.rec.Status, x.rec.Details = x.res.Status, "via_upstream"
+	if !x.sent(x.c.head(&x.res, false)) || !x.sent(x.c.flush()) {
 		x.closeUpstream()
 		return
 	}
-	if early := x.c.reader.Take(); len(early) > 0 {
-		if _, err := x.up.Write(early); err != nil {
-			x.closeUpstream()
-			return
-		}
-	}
-	x.c.downstream.conn.SetDeadline(time.Time{})
-	x.up.SetDeadline(time.Time{})
-	received, sent := splice(x.c.conn, x.up.Conn, defaultIdle, nil)
+	received, sent := splice(x.c.hijack(), x.up.Hijack(), defaultIdle, nil)
 	x.rec.BytesReceived += received
 	x.rec.BytesSent += sent
-	x.up.Close()
-	x.up = nil
+	x.closeUpstream()
 }
 
 // tunnelBuffer is the piece in which encrypted bytes are moved.

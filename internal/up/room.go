@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
+	"github.com/tulle-mesh/tulle/internal/agent"
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/ca"
 	"github.com/tulle-mesh/tulle/internal/control"
@@ -266,7 +267,7 @@ func (r *room) sidecar(w *resource.Workload) (argv, env []string, token string) 
 	if w.Gateway {
 		node.Type = ir.Router
 	}
-	s := SidecarSpec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots())}
+	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots())}
 	argv, env = s.Command(r.spec.Self)
 	// Two threads, as Istio's concurrency; garbage is cheap beside system calls.
 	return argv, append(env, "GOGC=200", "GOMAXPROCS=2"), r.tokens.Issue(id)

@@ -10,16 +10,23 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/header"
 )
 
 // Conn is one connection to a host, held by one request at a time. Its holder
 // may use every method; nobody else may.
 type Conn struct {
 	net.Conn
-	Host   *Host
-	Reader *h1.Reader
-	Local  string // local address, as the access log prints it
-	Reused bool   // it has carried a request before
+	*h1.Reader
+	Host *Host
+
+	local  string // local address, as the access log prints it
+	reused bool   // it has carried a request before
+
+	// The request being written.
+	method  string
+	framing header.Framing
+	out     []byte
 
 	raw       syscall.RawConn
 	peek      func(fd uintptr) bool // allocated once
@@ -51,7 +58,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	conn := &Conn{Conn: raw, Host: h, Local: raw.LocalAddr().String(), created: time.Now()}
+	conn := &Conn{Conn: raw, Host: h, local: raw.LocalAddr().String(), created: time.Now()}
 	if sc, ok := raw.(syscall.Conn); ok {
 		if conn.raw, err = sc.SyscallConn(); err != nil {
 			raw.Close()
@@ -141,12 +148,12 @@ func (c *Conn) TLS() *tls.ConnectionState {
 // SetReadBy arms the read deadline if it is not close enough already. Timers
 // cost more than the check, so a deadline less than slack away from what is
 // asked for stays.
-func (c *Conn) SetReadBy(t time.Time, slack time.Duration) error {
+func (c *Conn) SetReadBy(t time.Time, slack time.Duration) {
 	if d := t.Sub(c.deadline); !c.deadline.IsZero() && d <= slack && d >= 0 {
-		return nil
+		return
 	}
 	c.deadline = t
-	return c.Conn.SetReadDeadline(t)
+	c.Conn.SetReadDeadline(t)
 }
 
 // ClearReadBy forgets the armed deadline, after it has fired.

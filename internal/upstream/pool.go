@@ -82,7 +82,7 @@ func (c *Cluster) pooled(h *Host, now time.Time, check bool) *Conn {
 			conn.Close()
 			continue
 		}
-		conn.Reused = true
+		conn.reused = true
 		return conn
 	}
 }
@@ -138,7 +138,7 @@ func (c *Cluster) wait(h *Host, deadline time.Time) (*Conn, error) {
 		select {
 		case conn := <-w.got:
 			if conn != nil {
-				conn.Reused = true
+				conn.reused = true
 				return conn, nil
 			}
 		case <-timer.C:

@@ -1,4 +1,4 @@
-package up
+package agent
 
 import (
 	"context"
@@ -10,39 +10,39 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/tulle-mesh/tulle/internal/agent"
 	"github.com/tulle-mesh/tulle/internal/capture"
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
-const sidecarEnv = "TULLE_SIDECAR"
+const specEnv = "TULLE_SIDECAR"
 
 // Command is the sidecar's command line and environment, for the binary self.
 // The caller hands it the token as file descriptor 3.
-func (s *SidecarSpec) Command(self string) (argv, env []string) {
+func (s *Spec) Command(self string) (argv, env []string) {
 	b, _ := json.Marshal(s) // plain data
-	return []string{self, "proxy"}, []string{sidecarEnv + "=" + string(b)}
+	return []string{self, "proxy"}, []string{specEnv + "=" + string(b)}
 }
 
-// SidecarSpec is what a sidecar on one machine is told. Its token comes by an
+// Spec is what a sidecar on one machine is told. Its token comes by an
 // inherited file, because the environment of a process is no place for secrets.
-type SidecarSpec struct {
+type Spec struct {
 	Node      ir.Node
 	Discovery string
 	RootCA    string
 	// Shared is for several sidecars in one network without redirection, as
 	// benchmarks have them: no socket mark, and these ports instead of Istio's.
 	Shared bool
-	Ports  agent.Ports
+	Ports  Ports
 }
 
 const tokenFile = 3 // file descriptor
 
-// Sidecar runs one workload's proxy until it is told to stop.
-func Sidecar() error {
-	var s SidecarSpec
-	if err := json.Unmarshal([]byte(os.Getenv(sidecarEnv)), &s); err != nil {
-		return fmt.Errorf("this command is for tulle's own use: %w", err)
+// Main runs the sidecar that a Spec in the environment describes, until the
+// process is told to stop. It is what cmd/tulle-proxy and "tulle proxy" do.
+func Main() error {
+	var s Spec
+	if err := json.Unmarshal([]byte(os.Getenv(specEnv)), &s); err != nil {
+		return fmt.Errorf("a sidecar is started by tulle, with %s in its environment: %w", specEnv, err)
 	}
 	token, err := io.ReadAll(io.LimitReader(os.NewFile(tokenFile, "token"), 4<<10))
 	if err != nil {
@@ -50,14 +50,14 @@ func Sidecar() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	mark, ports := capture.Mark, agent.DefaultPorts
+	mark, ports := capture.Mark, DefaultPorts
 	if s.Shared {
 		mark, ports = 0, s.Ports
 	}
 	if s.Node.Type == ir.Router {
 		mark = 0 // a gateway's namespace has no redirection
 	}
-	return agent.Run(ctx, agent.Options{
+	return Run(ctx, Options{
 		Node: s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
 		Ports: ports, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})

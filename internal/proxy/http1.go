@@ -1,0 +1,201 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/header"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+	"github.com/tulle-mesh/tulle/internal/upstream"
+)
+
+const (
+	defaultIdle   = time.Hour        // connection without a request (Envoy)
+	headTimeout   = 30 * time.Second // the rest of a head that came in pieces
+	streamIdle    = 5 * time.Minute  // a body or response that stands still (Envoy)
+	deadlineSlack = 30 * time.Second // how stale an armed deadline may be before it is renewed
+	flushAt       = 32 << 10         // how much of a response is gathered before it is written
+)
+
+// http1Conn serves HTTP/1.1 on one downstream connection and is the caller of
+// its exchange. Everything in it belongs to the serving goroutine and is reused
+// from request to request, so that a request in the steady state allocates
+// nothing.
+type http1Conn struct {
+	*downstream
+	*h1.Reader
+	out           []byte         // what is about to be written downstream
+	framing       header.Framing // of the response being written
+	readDeadline  time.Time
+	writeDeadline time.Time
+	x             exchange
+}
+
+var _ caller = (*http1Conn)(nil)
+
+func newHTTP1Conn(d *downstream) *http1Conn {
+	c := &http1Conn{downstream: d, Reader: h1.NewReader(d.conn)}
+	c.OnPartial = func() { c.readBy(time.Now().Add(headTimeout), 0) }
+	c.x.d, c.x.c = d, c
+	return c
+}
+
+// serve handles one request after the other until either side ends it.
+func (c *http1Conn) serve() {
+	for c.next() {
+		if !c.x.handle() {
+			break
+		}
+	}
+	c.conn.Close() // with TLS: says close_notify first
+}
+
+// next waits for a request head and puts the exchange in its starting state.
+func (c *http1Conn) next() bool {
+	if !c.enterIdle() {
+		return false
+	}
+	c.readBy(time.Now().Add(c.idleTimeout()), min(deadlineSlack, c.idleTimeout()/8))
+	c.x.reset()
+	err := c.ReadRequest(&c.x.req)
+	if !c.leaveIdle() {
+		return false
+	}
+	if err == nil {
+		if !c.follow() {
+			return false
+		}
+		c.x.begin()
+		return true
+	}
+	c.x.begin()
+	var protocol *h1.Error
+	switch {
+	case errors.As(err, &protocol):
+		c.x.refuseProtocol(protocol)
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.Buffered() > 0:
+		c.x.refuseProtocol(&h1.Error{Status: 408, Detail: "request_header_timeout"})
+	}
+	return false
+}
+
+// idleTimeout bounds a connection without a request.
+func (d *downstream) idleTimeout() time.Duration {
+	if t := d.chain.HTTP.IdleTimeout.D(); t > 0 {
+		return t
+	}
+	return defaultIdle
+}
+
+// readBy and writeBy arm a deadline unless the one that is armed lies within
+// slack of it: moving a timer costs more than looking at it.
+func (c *http1Conn) readBy(t time.Time, slack time.Duration) {
+	if d := t.Sub(c.readDeadline); d >= 0 && d <= slack {
+		return
+	}
+	c.readDeadline = t
+	c.conn.SetReadDeadline(t)
+}
+
+func (c *http1Conn) writeBy(t time.Time, slack time.Duration) {
+	if d := t.Sub(c.writeDeadline); d >= 0 && d <= slack {
+		return
+	}
+	c.writeDeadline = t
+	c.raw.SetWriteDeadline(t)
+}
+
+func (c *http1Conn) proceed() error {
+	c.out = append(c.out[:0], "HTTP/1.1 100 Continue\r\n\r\n"...)
+	return c.flush()
+}
+
+func (c *http1Conn) head(h *header.Head, end bool) error {
+	old := c.x.req.HTTP10
+	if old && h.Framing == header.Open && !end {
+		c.x.keepAlive = false // it does not know chunks: the end of the connection is the end
+	}
+	if c.isClosing() {
+		c.x.keepAlive = false
+	}
+	h.KeepAlive = c.x.keepAlive
+	c.framing = h.Framing
+	c.out = h1.AppendResponse(c.out[:0], h, c.x.req.Method, old)
+	if old && c.framing == header.Open {
+		c.framing = header.UntilClose
+	}
+	if end && c.framing == header.Open {
+		c.out = h1.AppendLastChunk(c.out, nil)
+	}
+	return nil
+}
+
+func (c *http1Conn) data(b []byte, end bool) error {
+	if c.framing == header.Open {
+		c.out = h1.AppendChunk(c.out, b)
+		if end {
+			c.out = h1.AppendLastChunk(c.out, nil)
+		}
+	} else {
+		c.out = append(c.out, b...)
+	}
+	if len(c.out) >= flushAt {
+		return c.flush()
+	}
+	return nil
+}
+
+// end closes the body; trailers need chunks to travel.
+func (c *http1Conn) end(trailers []header.Field) error {
+	if c.framing == header.Open {
+		c.out = h1.AppendLastChunk(c.out, trailers)
+	}
+	return nil
+}
+
+func (c *http1Conn) flush() error {
+	if len(c.out) == 0 {
+		return nil
+	}
+	c.writeBy(time.Now().Add(streamIdle), deadlineSlack)
+	_, err := c.conn.Write(c.out)
+	c.out = c.out[:0]
+	return err
+}
+
+// cut makes the close a reset: nothing else tells an HTTP/1.1 caller that the
+// response is not whole.
+func (c *http1Conn) cut() { c.reset() }
+
+func (c *http1Conn) gone() bool { return c.closedByPeer() }
+
+// watch does nothing: who waits on the upstream looks at gone once in a while.
+func (c *http1Conn) watch(upstream.Carrier) {}
+
+func (c *http1Conn) wake() { c.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+func (c *http1Conn) rearm() {
+	c.readDeadline = time.Time{}
+	c.conn.SetReadDeadline(time.Time{})
+}
+
+func (c *http1Conn) drains() bool { return c.isClosing() }
+
+// hijack returns the connection with the bytes that came behind the request.
+func (c *http1Conn) hijack() net.Conn {
+	c.conn.SetDeadline(time.Time{})
+	if early := c.Take(); len(early) > 0 {
+		return &putBack{Conn: c.conn, head: early}
+	}
+	return c.conn
+}
+
+func (c *http1Conn) protocol() string {
+	if c.x.req.HTTP10 {
+		return telemetry.HTTP10
+	}
+	return telemetry.HTTP11
+}

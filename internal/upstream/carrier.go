@@ -1,0 +1,144 @@
+package upstream
+
+import (
+	"errors"
+	"net"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/header"
+)
+
+// Carrier carries one request to a host and its response back: an HTTP/1.1
+// connection taken from the pool (*Conn) or a stream of an HTTP/2 connection
+// (*Stream). Its holder may use every method; nobody else may, except for
+// Interrupt.
+//
+// Writes are buffered until Flush. Errors of writing are kept apart from those
+// of reading, because an upstream may answer before it has read everything.
+type Carrier interface {
+	WriteHead(h *header.Head, end bool) error  // end: no body follows
+	WriteData(b []byte, end bool) error        // end: the body is through, without trailers
+	WriteTrailers(fields []header.Field) error // ends the body
+	Flush() error
+	SetWriteBy(t time.Time)
+
+	ReadHead(h *header.Head) error // interim responses (1xx) come out like any other
+	Next() (b []byte, done bool, err error)
+	Complete() bool
+	ReadyNow() bool
+	AllBuffered() bool
+	Buffered() int
+	Trailers() []header.Field
+	SetReadBy(t time.Time, slack time.Duration)
+	ClearReadBy()
+	Interrupt() // makes a wait for the response end now; any goroutine may call it
+
+	Protocol() string    // as the access log prints it
+	LocalAddr() net.Addr // of the connection below
+	LocalText() string   // the same, as the access log prints it
+	Reused() bool        // the connection has carried a request before
+	First() bool         // this is the first request on the connection
+	Secure() bool        // the connection is encrypted
+
+	// Hijack returns the two-way stream that an accepted upgrade opens.
+	Hijack() net.Conn
+	// Release gives the carrier back after a complete exchange, Close after any
+	// other; one of them must be called, once.
+	Release(now time.Time)
+	Close() error
+}
+
+var _ Carrier = (*Conn)(nil)
+
+// WriteHead implements Carrier.
+func (c *Conn) WriteHead(h *header.Head, end bool) error {
+	c.method, c.framing = h.Method, h.Framing
+	c.out = h1.AppendRequest(c.out[:0], h)
+	if end && h.Framing == header.Open {
+		c.out = h1.AppendLastChunk(c.out, nil)
+	}
+	return nil
+}
+
+// flushAt is how much of a body is gathered before it is written.
+const flushAt = 32 << 10
+
+// WriteData implements Carrier.
+func (c *Conn) WriteData(b []byte, end bool) error {
+	if c.framing == header.Open {
+		c.out = h1.AppendChunk(c.out, b)
+		if end {
+			c.out = h1.AppendLastChunk(c.out, nil)
+		}
+	} else {
+		c.out = append(c.out, b...)
+	}
+	if len(c.out) >= flushAt {
+		return c.Flush()
+	}
+	return nil
+}
+
+// WriteTrailers implements Carrier. HTTP/1.1 has trailers on chunked bodies only.
+func (c *Conn) WriteTrailers(fields []header.Field) error {
+	if c.framing == header.Open {
+		c.out = h1.AppendLastChunk(c.out, fields)
+	}
+	return nil
+}
+
+// Flush implements Carrier.
+func (c *Conn) Flush() error {
+	if len(c.out) == 0 {
+		return nil
+	}
+	_, err := c.Conn.Write(c.out)
+	c.out = c.out[:0]
+	return err
+}
+
+// SetWriteBy implements Carrier.
+func (c *Conn) SetWriteBy(t time.Time) { c.Conn.SetWriteDeadline(t) }
+
+// ReadHead implements Carrier.
+func (c *Conn) ReadHead(h *header.Head) error { return c.Reader.ReadResponse(h, c.method) }
+
+// Protocol implements Carrier.
+func (c *Conn) Protocol() string { return "HTTP/1.1" }
+
+// LocalText implements Carrier.
+func (c *Conn) LocalText() string { return c.local }
+
+// Reused implements Carrier.
+func (c *Conn) Reused() bool { return c.reused }
+
+// Hijack implements Carrier. Bytes that came behind the response's head are
+// read first.
+func (c *Conn) Hijack() net.Conn {
+	c.SetDeadline(time.Time{})
+	return &hijacked{Conn: c.Conn, early: c.Reader.Take()}
+}
+
+// hijacked is a connection with bytes that were read ahead.
+type hijacked struct {
+	net.Conn
+	early []byte
+}
+
+func (h *hijacked) Read(b []byte) (int, error) {
+	if len(h.early) > 0 {
+		n := copy(b, h.early)
+		h.early = h.early[n:]
+		return n, nil
+	}
+	return h.Conn.Read(b)
+}
+
+// CloseWrite half-closes.
+func (h *hijacked) CloseWrite() error {
+	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
