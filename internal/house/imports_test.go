@@ -54,7 +54,7 @@ var fences = map[string][]string{
 	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control"},
 	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
-	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples"},
+	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
 	"github.com/spf13/cobra":                 {"cli"},
