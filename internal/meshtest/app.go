@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -84,22 +86,37 @@ func (b *behaviour) take() bool {
 	return true
 }
 
-// newApp serves ports; true: HTTP.
-func newApp(h *host, wl *resource.Workload, ports map[uint16]bool) (*app, error) {
+// newApp serves ports, each with http, https, tcp or tls; certificate is for
+// the last and https.
+func newApp(h *host, wl *resource.Workload, ports map[uint16]string, certificate *tls.Certificate) (*app, error) {
 	a := &app{name: wl.Name, now: normal(), conns: map[net.Conn]bool{}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
-	for port, isHTTP := range ports {
+	for port, kind := range ports {
 		l, err := h.listen(netip.AddrPortFrom(wl.Address, port))
 		if err != nil {
 			return nil, err
 		}
-		if isHTTP {
+		secure := &tls.Config{Certificates: []tls.Certificate{*certificate}}
+		switch kind {
+		case "http", "https":
 			s := &http.Server{Handler: a, BaseContext: func(net.Listener) context.Context { return a.ctx }, Protocols: new(http.Protocols)}
 			s.Protocols.SetHTTP1(true)
 			s.Protocols.SetUnencryptedHTTP2(true)
+			s.Protocols.SetHTTP2(true)
+			s.ErrorLog = log.New(io.Discard, "", 0)
+			s.TLSConfig = secure
 			a.servers = append(a.servers, s)
-			a.wg.Go(func() { _ = s.Serve(l) }) // ends with close
-		} else {
+			a.wg.Go(func() { // ends with close
+				if kind == "https" {
+					_ = s.ServeTLS(l, "", "")
+				} else {
+					_ = s.Serve(l)
+				}
+			})
+		default:
+			if kind == "tls" {
+				l = tls.NewListener(l, secure)
+			}
 			a.sockets = append(a.sockets, l)
 			a.wg.Go(func() { a.serveTCP(l) })
 		}

@@ -38,6 +38,7 @@ func newClient(w *world, p *pod) *client {
 	c := &client{world: w, pod: p}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(w.authority.Roots())
+	roots.AppendCertsFromPEM(w.public.Roots())
 	c.transport = &http.Transport{
 		DialContext: c.dial, DisableCompression: true, MaxIdleConnsPerHost: 1000, Protocols: new(http.Protocols),
 		TLSClientConfig: &tls.Config{RootCAs: roots}, ExpectContinueTimeout: time.Second,

@@ -213,9 +213,11 @@ func took(rest string) (predicate, error) {
 func (r *runner) appSaw(rest string) (predicate, error) {
 	word, arg, _ := strings.Cut(rest, " ")
 	all := func(o *outcome) (out []seen) {
-		for _, p := range r.world.pods {
-			if p.app != nil {
-				out = append(out, p.app.sawRequest(map[string]bool{o.id: true})...)
+		for _, list := range []map[string]*pod{r.world.pods, r.world.externals} {
+			for _, p := range list {
+				if p.app != nil {
+					out = append(out, p.app.sawRequest(map[string]bool{o.id: true})...)
+				}
 			}
 		}
 		slices.SortFunc(out, func(a, b seen) int { return a.at.Compare(b.at) })

@@ -155,12 +155,12 @@ func (w *world) translate() {
 	w.net.mu.Unlock()
 }
 
-// appPorts are the ports an application serves, with whether it speaks HTTP
-// there: what the service port's name says, as Istio reads it.
-func (w *world) appPorts(wl *resource.Workload) map[uint16]bool {
-	ports := map[uint16]bool{}
+// appPorts are the ports an application serves, with what it speaks there:
+// what the service port's name says, as Istio reads it.
+func (w *world) appPorts(wl *resource.Workload) map[uint16]string {
+	ports := map[uint16]string{}
 	for _, p := range wl.Ports {
-		ports[p.Port] = !tcpNamed(p.Name)
+		ports[p.Port] = spoken(p.Name)
 	}
 	w.eachTarget(func(_ *resource.Service, p corev1.ServicePort, x *resource.Workload, target uint16) {
 		if x == wl {
@@ -168,19 +168,22 @@ func (w *world) appPorts(wl *resource.Workload) map[uint16]bool {
 			if p.AppProtocol != nil {
 				name = *p.AppProtocol
 			}
-			ports[target] = !tcpNamed(name)
+			ports[target] = spoken(name)
 		}
 	})
 	return ports
 }
 
-func tcpNamed(name string) bool {
+// spoken is http, https, tcp or tls.
+func spoken(name string) string {
 	word, _, _ := strings.Cut(strings.ToLower(name), "-")
 	switch word {
-	case "tcp", "redis", "mongo", "mysql", "postgres", "tls":
-		return true
+	case "tcp", "redis", "mongo", "mysql", "postgres":
+		return "tcp"
+	case "tls", "https":
+		return word
 	}
-	return false
+	return "http"
 }
 
 // resolve is the cluster's name server, as a pod of the namespace uses it.
@@ -190,6 +193,9 @@ func (w *world) resolve(name, namespace string) (netip.Addr, error) {
 	}
 	if p := w.pods[name]; p != nil {
 		return p.Address, nil
+	}
+	if e := w.externals[name]; e != nil {
+		return e.Address, nil
 	}
 	for _, s := range w.set.Services {
 		full := s.Name + "." + s.Namespace

@@ -2,6 +2,7 @@ package meshtest
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -129,6 +130,8 @@ func (r *runner) step(st *step) error {
 		return r.release(rest)
 	case "credential":
 		return r.credential(rest)
+	case "external":
+		return r.external(rest)
 	case "from":
 		return r.from(st, rest)
 	case "begin":
@@ -280,6 +283,35 @@ func (r *runner) network(name, what string) error {
 	for _, p := range pods {
 		p.host.dropped, p.host.refusing, p.host.latency = drops, refuses, latency
 	}
+	return nil
+}
+
+var externalLine = regexp.MustCompile(`^(\S+) at (\S+): (.*)$`)
+
+// external puts a server outside of the mesh: "NAME at ADDRESS: PORT KIND, …".
+func (r *runner) external(what string) error {
+	m := externalLine.FindStringSubmatch(what)
+	if m == nil {
+		return fmt.Errorf("want \"external NAME at ADDRESS: PORT http|https|tcp|tls, …\"")
+	}
+	addr, err := netip.ParseAddr(m[2])
+	if err != nil {
+		return err
+	}
+	ports := map[uint16]string{}
+	for _, part := range strings.Split(m[3], ", ") {
+		number, kind, _ := strings.Cut(part, " ")
+		n, err := strconv.ParseUint(number, 10, 16)
+		if err != nil || spoken(kind) != kind {
+			return fmt.Errorf("%q is not \"PORT http|https|tcp|tls\"", part)
+		}
+		ports[uint16(n)] = kind
+	}
+	p := &pod{Workload: &resource.Workload{Name: m[1], Namespace: "default", Address: addr}, host: r.world.net.host(m[1], addr)}
+	if p.app, err = r.world.newApp(p, ports, m[1]); err != nil {
+		return err
+	}
+	r.world.externals[m[1]] = p
 	return nil
 }
 

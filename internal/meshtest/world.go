@@ -38,6 +38,7 @@ import (
 type world struct {
 	net       *network
 	authority *ca.Authority
+	public    *ca.Authority // signs the certificates of applications and externals
 	docs      []document
 	set       *resource.Set
 	index     *compile.Index
@@ -47,6 +48,7 @@ type world struct {
 	vips      map[string]netip.Addr
 	addresses map[string]netip.Addr
 	outside   *pod
+	externals map[string]*pod // servers outside of the mesh, by name
 	protocol  protocol
 	log       *slog.Logger
 }
@@ -72,7 +74,12 @@ func newWorld(p protocol) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
+	public, err := ca.New("public")
+	if err != nil {
+		return nil, err
+	}
 	w := &world{
+		public: public, externals: map[string]*pod{},
 		net: newNetwork(), authority: authority, pods: map[string]*pod{}, unready: map[string]bool{}, gone: map[string]bool{},
 		vips: map[string]netip.Addr{}, addresses: map[string]netip.Addr{}, protocol: p, log: slog.New(slog.DiscardHandler),
 	}
@@ -86,6 +93,9 @@ func (w *world) close() {
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
 	w.outside.client.close()
+	for _, p := range w.externals {
+		p.app.close()
+	}
 	for _, p := range w.pods {
 		p.client.close()
 		if p.app != nil {
@@ -156,7 +166,7 @@ func (w *world) startPods() error {
 		w.pods[wl.Name] = p
 		if !wl.Gateway {
 			var err error
-			if p.app, err = newApp(p.host, wl, w.appPorts(wl)); err != nil {
+			if p.app, err = w.newApp(p, w.appPorts(wl), wl.Owner, wl.Owner+"."+wl.Namespace); err != nil {
 				return err
 			}
 		}
@@ -167,6 +177,16 @@ func (w *world) startPods() error {
 		}
 	}
 	return nil
+}
+
+// newApp starts an application; names are what its own certificate is for, if
+// it speaks TLS.
+func (w *world) newApp(p *pod, ports map[uint16]string, names ...string) (*app, error) {
+	cert, err := w.public.ServerCertificate(names...)
+	if err != nil {
+		return nil, err
+	}
+	return newApp(p.host, p.Workload, ports, cert)
 }
 
 // stopPods stops what the set has no more.
@@ -259,6 +279,9 @@ func (w *world) podsNamed(name string) []*pod {
 		if len(out) > 0 {
 			return out
 		}
+	}
+	if e := w.externals[name]; e != nil {
+		return []*pod{e}
 	}
 	return nil
 }
