@@ -221,6 +221,7 @@ func cut(w http.ResponseWriter, reset bool) {
 
 // serveWebSocket sends back every message.
 func (a *app) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set(instanceHeader, a.name)
 	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
 	if err != nil {
 		return

@@ -15,7 +15,7 @@ import (
 
 // talk is a conversation by lines (TCP) or messages (WebSocket).
 type talk interface {
-	open(id string) (status int, err error)
+	open(o *outcome)
 	send(text string) error
 	receive() (string, error)
 	closeWrite() error
@@ -31,7 +31,7 @@ func (r *runner) converse(st *step, _ *asking, t talk) (o outcome) {
 	o = outcome{id: r.nextID(), started: time.Now(), header: http.Header{}}
 	defer func() { o.took = time.Since(o.started) }()
 	defer t.close()
-	if o.status, o.err = t.open(o.id); o.err != nil {
+	if t.open(&o); o.err != nil {
 		return o
 	}
 	for _, l := range st.block {
@@ -92,14 +92,14 @@ type tcpTalk struct {
 	in      *bufio.Reader
 }
 
-func (t *tcpTalk) open(string) (int, error) {
+func (t *tcpTalk) open(o *outcome) {
 	c, err := t.client.dial(context.Background(), "tcp", t.address)
 	if err != nil {
-		return 0, err
+		o.err = err
+		return
 	}
 	c.SetDeadline(time.Now().Add(talkTimeout))
 	t.conn, t.in = c, bufio.NewReader(c)
-	return 0, nil
 }
 
 func (t *tcpTalk) send(text string) error {
@@ -127,20 +127,20 @@ type webSocketTalk struct {
 	conn   *websocket.Conn
 }
 
-func (t *webSocketTalk) open(id string) (int, error) {
+func (t *webSocketTalk) open(o *outcome) {
 	ctx, cancel := context.WithTimeout(context.Background(), talkTimeout)
 	defer cancel()
 	h := t.req.header.Clone()
-	h.Set(requestHeader, id)
+	h.Set(requestHeader, o.id)
 	c, resp, err := websocket.Dial(ctx, t.req.url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: t.client.transport}, HTTPHeader: h})
 	t.conn = c
-	if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		return resp.StatusCode, nil // refused: the status is the outcome
+	if resp != nil {
+		o.status, o.header = resp.StatusCode, resp.Header
+		if resp.StatusCode != http.StatusSwitchingProtocols {
+			return // refused: the status is the outcome
+		}
 	}
-	if err != nil {
-		return 0, err
-	}
-	return http.StatusSwitchingProtocols, nil
+	o.err = err
 }
 
 func (t *webSocketTalk) send(text string) error {

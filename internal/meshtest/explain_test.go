@@ -1,0 +1,172 @@
+package meshtest
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/explain"
+)
+
+// unjudged takes a script's failures and goes on: here only explain is judged.
+type unjudged struct{ testing.TB }
+
+func (unjudged) Errorf(string, ...any) {}
+func (unjudged) Failed() bool          { return false }
+
+// TestExplainAgrees asks explain about every request of every script and
+// compares what it says with what happened.
+func TestExplainAgrees(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/*/*.mesh")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("%d scripts (%v)", len(scripts), err)
+	}
+	asked := 0
+	for _, path := range scripts {
+		t.Run(filepath.ToSlash(path), func(t *testing.T) {
+			runFile(t, path, func(r *runner, st *step, who string, q *request, outs []outcome) {
+				if _, judged := r.t.(unjudged); !judged {
+					r.t = unjudged{r.t}
+				}
+				asked++
+				agree(t, r, st, who, q, outs)
+			})
+		})
+	}
+	if asked < 50 {
+		t.Errorf("only %d questions were asked", asked)
+	}
+}
+
+// agree compares one step. explain knows the configuration, not what
+// applications do, so that "the application decides" covers every failure on
+// the way to it and in it.
+func agree(t *testing.T, r *runner, st *step, who string, q *request, outs []outcome) {
+	t.Helper()
+	question, ok := r.questionFor(who, q)
+	if !ok {
+		return
+	}
+	errorf := func(format string, args ...any) {
+		t.Helper()
+		t.Errorf("%s:%d: %s", r.script.file, st.line, fmt.Sprintf(format, args...))
+	}
+	a, err := explain.Explain(r.world.index, question, nil)
+	if err != nil {
+		errorf("%+v: %v", question, err)
+		return
+	}
+	for i := range outs {
+		o := &outs[i]
+		if why := disagreement(r, question.From, a, o); why != "" {
+			errorf("%s; it happened: %s\nexplain: allowed=%v status=%d flag=%s\n%s", why, o, a.Allowed, a.Status, a.Flag, steps(a))
+			return
+		}
+	}
+}
+
+func steps(a *explain.Answer) string {
+	var b strings.Builder
+	for _, s := range a.Steps {
+		fmt.Fprintf(&b, "  %s: %s\n", s.Step, s.Outcome)
+	}
+	return b.String()
+}
+
+// disagreement between an answer and an outcome; "" for none.
+func disagreement(r *runner, from string, a *explain.Answer, o *outcome) string {
+	reached := o.instance() != "nobody"
+	switch {
+	case a.Flag == "UC": // the callee resets: who has a sidecar reads 503
+		if o.err == nil && o.status != http.StatusServiceUnavailable {
+			return "explain says that the connection is reset"
+		}
+		return ""
+	case a.Status != 0:
+		if o.status != a.Status || reached {
+			return fmt.Sprintf("explain says that the mesh answers %d", a.Status)
+		}
+		return ""
+	case !a.Allowed:
+		if reached {
+			return "explain says that it is refused"
+		}
+		return ""
+	case reached:
+		return wrongInstance(r, from, a, o.instance())
+	case failure(o.err) == "reset", o.err == nil && !passing(o):
+		return "explain says that the application decides"
+	}
+	return ""
+}
+
+// passing: the mesh answered because of how the upstream behaved at that
+// moment (timeout, breaker, unreachable), which explain does not foresee.
+func passing(o *outcome) bool {
+	return o.status == http.StatusGatewayTimeout || o.status == http.StatusServiceUnavailable && strings.HasPrefix(o.body, "upstream connect error")
+}
+
+var clusterNames = regexp.MustCompile(`outbound\|\d+\|[^|]*\|[^\s,]+`)
+
+// wrongInstance: who answered must be behind a cluster that explain names.
+func wrongInstance(r *runner, from string, a *explain.Answer, instance string) string {
+	var named []string
+	for _, s := range a.Steps {
+		if s.Step == "route" {
+			named = clusterNames.FindAllString(s.Outcome, -1)
+		}
+	}
+	if named == nil {
+		return "" // passed through
+	}
+	snapshot := r.world.index.Snapshot(r.world.index.Node(r.world.index.Workload(from)))
+	var behind []string
+	for _, name := range named {
+		if set := snapshot.EndpointSet(name); set != nil {
+			for _, e := range set.Endpoints {
+				behind = append(behind, e.Workload.Instance)
+			}
+		}
+	}
+	if !slices.Contains(behind, instance) {
+		return fmt.Sprintf("explain names %v, which are %v", named, behind)
+	}
+	return ""
+}
+
+// questionFor puts a script's request as a user would ask it; false for
+// conversations, which explain has no words for.
+func (r *runner) questionFor(who string, q *request) (explain.Question, bool) {
+	u, err := url.Parse(q.url)
+	if err != nil || u.Host == "" {
+		return explain.Question{}, false
+	}
+	out := explain.Question{From: who, To: u.Host, Method: q.method, Path: u.RequestURI(), Headers: map[string]string{}}
+	if q.method == "WEBSOCKET" {
+		out.Method = http.MethodGet
+	}
+	for name, values := range q.header {
+		out.Headers[name] = strings.Join(values, ",")
+	}
+	if u.Port() == "" {
+		out.To += map[string]string{"http": ":80", "https": ":443"}[u.Scheme]
+	}
+	if who != "outside" {
+		out.From = r.world.podsNamed(who)[0].Name
+		return out, true
+	}
+	gw := r.world.gateway()
+	if _, err := r.world.resolve(u.Hostname(), "default"); err == nil || gw == nil {
+		return out, false // straight to an instance: no proxy on the caller's side
+	}
+	out.From, out.To = gw.Name, u.Hostname()
+	if u.Scheme == "https" {
+		out.To += ":8443"
+	}
+	return out, true
+}
