@@ -19,7 +19,7 @@ const streamBuffer = 256 << 10
 type link struct {
 	mu      sync.Mutex
 	cond    *sync.Cond
-	latency time.Duration // one way
+	latency func() time.Duration // one way, now
 	ends    [2]*conn
 }
 
@@ -49,7 +49,7 @@ type segment struct {
 }
 
 // newLink makes a connection; a is the caller's end.
-func newLink(from, to, original netip.AddrPort, latency time.Duration) (a, b *conn) {
+func newLink(from, to, original netip.AddrPort, latency func() time.Duration) (a, b *conn) {
 	l := &link{latency: latency}
 	l.cond = sync.NewCond(&l.mu)
 	a = &conn{link: l, local: from, remote: to}
@@ -114,7 +114,7 @@ func (c *conn) Write(b []byte) (int, error) {
 			return written + len(b), nil
 		case p.size < streamBuffer:
 			n := min(len(b), streamBuffer-p.size)
-			p.in = append(p.in, segment{append([]byte(nil), b[:n]...), time.Now().Add(c.link.latency)})
+			p.in = append(p.in, segment{append([]byte(nil), b[:n]...), time.Now().Add(c.link.latency())})
 			p.size += n
 			b, written = b[n:], written+n
 			c.link.announce()
@@ -128,8 +128,8 @@ func (c *conn) Write(b []byte) (int, error) {
 // announce wakes readers now, and again when what was sent arrives.
 func (l *link) announce() {
 	l.cond.Broadcast()
-	if l.latency > 0 {
-		time.AfterFunc(l.latency, l.wake)
+	if d := l.latency(); d > 0 {
+		time.AfterFunc(d, l.wake)
 	}
 }
 
@@ -155,7 +155,7 @@ func (c *conn) Close() error {
 		c.peer.aborted = true
 	}
 	if c.peer.end.IsZero() {
-		c.peer.end = time.Now().Add(c.link.latency)
+		c.peer.end = time.Now().Add(c.link.latency())
 	}
 	c.in = nil
 	c.link.announce()
@@ -171,7 +171,7 @@ func (c *conn) CloseWrite() error {
 	}
 	if !c.shut {
 		c.shut = true
-		c.peer.end = time.Now().Add(c.link.latency)
+		c.peer.end = time.Now().Add(c.link.latency())
 		c.link.announce()
 	}
 	return nil

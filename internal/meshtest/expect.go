@@ -311,7 +311,9 @@ func (r *runner) logged(rest string, mark marks, outs []outcome) error {
 // logMatches reports whether a line is of one of the requests, and has it all.
 func logMatches(line string, want map[string]string, ids map[string]bool) (ours, ok bool) {
 	var got map[string]any
-	if json.Unmarshal([]byte(line), &got) != nil {
+	d := json.NewDecoder(strings.NewReader(line))
+	d.UseNumber()
+	if d.Decode(&got) != nil {
 		return true, false
 	}
 	if id, _ := got["request"].(string); !ids[strings.TrimPrefix(id, "-")] {

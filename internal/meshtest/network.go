@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -28,13 +29,14 @@ type host struct {
 	name string
 	addr netip.Addr
 
+	latency atomic.Int64 // nanoseconds to and from here, one way
+
 	// Guarded by net.mu.
 	captured  bool // a sidecar takes its connections, both ways
 	listeners map[uint16]*listener
-	port      uint16        // last ephemeral port
-	latency   time.Duration // of connections to and from here, one way
-	dropped   bool          // packets to it vanish: connections hang until they time out
-	refusing  bool          // connections to it are refused, as where nothing runs any more
+	port      uint16 // last ephemeral port
+	dropped   bool   // packets to it vanish: connections hang until they time out
+	refusing  bool   // connections to it are refused, as where nothing runs any more
 }
 
 func newNetwork() *network {
@@ -156,9 +158,11 @@ func (h *host) open(ctx context.Context, to *host, port uint16, dst netip.AddrPo
 	if to.refusing && to != h {
 		l = nil
 	}
-	latency := time.Duration(0)
-	if to != h {
-		latency = max(h.latency, to.latency)
+	latency := func() time.Duration {
+		if to == h {
+			return 0
+		}
+		return time.Duration(max(h.latency.Load(), to.latency.Load()))
 	}
 	h.port++
 	source, target := h.addr, to.addr
@@ -178,7 +182,7 @@ func (h *host) open(ctx context.Context, to *host, port uint16, dst netip.AddrPo
 	a, b := newLink(netip.AddrPortFrom(source, h.port), netip.AddrPortFrom(target, port), original, latency)
 	n.links = append(n.links, a.link)
 	n.mu.Unlock()
-	if latency > 0 && !pause(ctx, 2*latency) {
+	if d := latency(); d > 0 && !pause(ctx, 2*d) {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(dst), Err: ctx.Err()}
 	}
 	if l == nil || !l.deliver(b) {

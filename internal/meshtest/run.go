@@ -281,7 +281,8 @@ func (r *runner) network(name, what string) error {
 	r.world.net.mu.Lock()
 	defer r.world.net.mu.Unlock()
 	for _, p := range pods {
-		p.host.dropped, p.host.refusing, p.host.latency = drops, refuses, latency
+		p.host.dropped, p.host.refusing = drops, refuses
+		p.host.latency.Store(int64(latency))
 	}
 	return nil
 }
