@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"google.golang.org/grpc"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -32,10 +33,14 @@ const requestHeader = "X-Mesh-Request"
 type app struct {
 	name    string
 	servers []*http.Server
+	grpc    *grpc.Server // reached through the HTTP servers
 	sockets []net.Listener
 	wg      sync.WaitGroup
 	ctx     context.Context
 	cancel  context.CancelFunc
+
+	// handler, if set, answers instead; for tests in Go, before any request.
+	handler http.Handler
 
 	mu     sync.Mutex
 	now    *behaviour
@@ -91,6 +96,7 @@ func (b *behaviour) take() bool {
 func newApp(h *host, wl *resource.Workload, ports map[uint16]string, certificate *tls.Certificate) (*app, error) {
 	a := &app{name: wl.Name, now: normal(), conns: map[net.Conn]bool{}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a.grpc = newGRPCServer(a)
 	for port, kind := range ports {
 		l, err := h.listen(netip.AddrPortFrom(wl.Address, port))
 		if err != nil {
@@ -126,6 +132,7 @@ func newApp(h *host, wl *resource.Workload, ports map[uint16]string, certificate
 
 func (a *app) close() {
 	a.cancel()
+	a.grpc.Stop()
 	for _, s := range a.servers {
 		s.Close()
 	}
@@ -159,12 +166,18 @@ func (a *app) behave() *behaviour {
 
 // ServeHTTP answers 200 with the request's body, or a greeting if it has none.
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if a.handler != nil {
+		a.handler.ServeHTTP(w, r)
+		return
+	}
+	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		a.grpc.ServeHTTP(w, r)
+		return
+	}
 	b := a.behave()
 	body, err := io.ReadAll(r.Body)
-	a.mu.Lock()
-	a.seen = append(a.seen, seen{id: r.Header.Get(requestHeader), instance: a.name, proto: r.Proto, method: r.Method, path: r.RequestURI,
+	a.note(seen{id: r.Header.Get(requestHeader), proto: r.Proto, method: r.Method, path: r.RequestURI,
 		host: r.Host, header: r.Header.Clone(), trailer: r.Trailer.Clone(), body: int64(len(body)), at: time.Now()})
-	a.mu.Unlock()
 	if err != nil {
 		return // the caller is gone
 	}
@@ -172,14 +185,7 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.serveWebSocket(w, r)
 		return
 	}
-	if b.hang != nil {
-		select {
-		case <-b.hang:
-		case <-r.Context().Done():
-			return
-		}
-	}
-	if b.delay > 0 && !pause(r.Context(), b.delay) {
+	if !b.wait(r.Context()) {
 		return
 	}
 	switch b.action {
@@ -205,6 +211,26 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		fmt.Fprintf(w, "hello from %s\n", a.name)
 	}
+}
+
+// note keeps what the application saw.
+func (a *app) note(s seen) {
+	s.instance = a.name
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen = append(a.seen, s)
+}
+
+// wait hangs and delays; false: the caller has gone meanwhile.
+func (b *behaviour) wait(ctx context.Context) bool {
+	if b.hang != nil {
+		select {
+		case <-b.hang:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return b.delay <= 0 || pause(ctx, b.delay)
 }
 
 // cut ends the connection without an answer.

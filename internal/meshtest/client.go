@@ -32,6 +32,7 @@ type client struct {
 	world     *world
 	pod       *pod
 	transport *http.Transport
+	grpc      grpcClients
 }
 
 func newClient(w *world, p *pod) *client {
@@ -53,7 +54,10 @@ func newClient(w *world, p *pod) *client {
 	return c
 }
 
-func (c *client) close() { c.transport.CloseIdleConnections() }
+func (c *client) close() {
+	c.transport.CloseIdleConnections()
+	c.grpc.close()
+}
 
 // dial resolves and connects. What nobody in the cluster is called is, from
 // outside, a public name of the gateway.
@@ -118,6 +122,10 @@ func (c *client) do(r *request, id string) (o outcome) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.timeout)
 		defer cancel()
+	}
+	if c.world.protocol == overGRPC {
+		c.call(ctx, r, &o)
+		return o
 	}
 	var body io.Reader
 	if r.body != nil {

@@ -50,6 +50,10 @@ func runFile(t *testing.T, path string, asked func(*runner, *step, string, *requ
 			default:
 				t.Fatalf("%s: protocol %q is not known (h1, h2, grpc are)", s.file, p)
 			}
+			s, err := parseScript(path) // a run takes it apart
+			if err != nil {
+				t.Fatal(err)
+			}
 			synctest.Test(t, func(t *testing.T) {
 				w, err := newWorld(p)
 				if err != nil {
