@@ -83,7 +83,9 @@ type question struct {
 	index *compile.Index
 	from  *resource.Workload
 	ask   Ask
-	sent  sent // what leaves the caller's proxy
+	sent  sent   // what leaves the caller's proxy
+	host  string // where the caller connects to
+	port  uint16
 }
 
 // fields is the headers of the question (route.Headers, authz.Headers).
@@ -105,7 +107,11 @@ func (q *question) answer() (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	q.host, q.port = host, port
 	q.sent = sent{host: host, path: q.Path, headers: fields(q.Headers)}
+	if v, ok := q.sent.headers.Get("host"); ok {
+		q.sent.host = v
+	}
 	if !q.from.Sidecar && !q.from.Gateway {
 		return q.bare(a, host, port)
 	}
@@ -209,10 +215,7 @@ func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, por
 	if normal, err := route.NormalizePath(h.PathNormalization, path); err == nil {
 		path = normal
 	}
-	authority := host
-	if v, ok := fields(q.Headers).Get("host"); ok {
-		authority = v
-	}
+	authority := q.sent.host
 	vh, tried, taken := t.Trace(&route.Request{Method: q.Method, Scheme: "http", Host: authority, Path: path, Query: query, Headers: fields(q.Headers)})
 	var missed []Missed
 	for _, m := range tried {

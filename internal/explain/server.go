@@ -28,6 +28,10 @@ func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *e
 		a.end(503, "NC")
 		return nil
 	}
+	if w, at := q.index.Instance(q.host, q.from.Namespace, q.port); c.Type == ir.OriginalDst && w != nil {
+		a.step("cluster", c.Name+": to the address that the caller connected to, an instance of "+q.host+", in plaintext", c.Origin)
+		return &endpoint{w, netip.AddrPortFrom(w.Address, at), false}
+	}
 	if c.Type == ir.OriginalDst || c.Name == ir.BlackHoleCluster {
 		a.step("cluster", c.Name+": outside the mesh", c.Origin)
 		a.Allowed = c.Name != ir.BlackHoleCluster

@@ -4,67 +4,31 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"testing"
 
 	"github.com/tulle-mesh/tulle/internal/explain"
 )
 
-// unjudged takes a script's failures and goes on: here only explain is judged.
-type unjudged struct{ testing.TB }
-
-func (unjudged) Errorf(string, ...any) {}
-func (unjudged) Failed() bool          { return false }
-
-// TestExplainAgrees asks explain about every request of every script and
-// compares what it says with what happened.
-func TestExplainAgrees(t *testing.T) {
-	scripts, err := filepath.Glob("testdata/*/*.mesh")
-	if err != nil || len(scripts) == 0 {
-		t.Fatalf("%d scripts (%v)", len(scripts), err)
-	}
-	asked := 0
-	for _, path := range scripts {
-		t.Run(filepath.ToSlash(path), func(t *testing.T) {
-			runFile(t, path, func(r *runner, st *step, who string, q *request, outs []outcome) {
-				if _, judged := r.t.(unjudged); !judged {
-					r.t = unjudged{r.t}
-				}
-				asked++
-				agree(t, r, st, who, q, outs)
-			})
-		})
-	}
-	if asked < 50 {
-		t.Errorf("only %d questions were asked", asked)
-	}
-}
-
 // agree compares one step. explain knows the configuration, not what
 // applications do, so that "the application decides" covers every failure on
 // the way to it and in it.
-func agree(t *testing.T, r *runner, st *step, who string, q *request, outs []outcome) {
-	t.Helper()
+func agree(r *runner, st *step, who string, q *request, outs []outcome) {
+	r.t.Helper()
 	question, ok := r.questionFor(who, q)
 	if !ok {
 		return
 	}
-	errorf := func(format string, args ...any) {
-		t.Helper()
-		t.Errorf("%s:%d: %s", r.script.file, st.line, fmt.Sprintf(format, args...))
-	}
 	a, err := explain.Explain(r.world.index, question, nil)
 	if err != nil {
-		errorf("%+v: %v", question, err)
+		r.errorf(st.line, "explain %+v: %v", question, err)
 		return
 	}
 	for i := range outs {
 		o := &outs[i]
 		if why := disagreement(r, question.From, a, o); why != "" {
-			errorf("%s; it happened: %s\nexplain: allowed=%v status=%d flag=%s\n%s", why, o, a.Allowed, a.Status, a.Flag, steps(a))
+			r.errorf(st.line, "%s; it happened: %s\nexplain: allowed=%v status=%d flag=%s\n%s", why, o, a.Allowed, a.Status, a.Flag, steps(a))
 			return
 		}
 	}

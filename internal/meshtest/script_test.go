@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestScripts runs every script of testdata.
+// TestScripts runs every script of testdata, and asks explain about each of
+// their requests: what it says must be what happened.
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*/*.mesh")
 	if err != nil || len(scripts) == 0 {
@@ -14,6 +15,6 @@ func TestScripts(t *testing.T) {
 	}
 	for _, path := range scripts {
 		name := strings.TrimSuffix(strings.TrimPrefix(filepath.ToSlash(path), "testdata/"), ".mesh")
-		t.Run(name, func(t *testing.T) { RunFile(t, path) })
+		t.Run(name, func(t *testing.T) { runFile(t, path, agree) })
 	}
 }
