@@ -52,7 +52,7 @@ var fences = map[string][]string{
 	"github.com/envoyproxy/go-control-plane": {"xds", "extauthz", "opa", "meshtest"},
 	"github.com/open-policy-agent/opa":       {"opa", "examples"},
 	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest"},
-	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control"},
+	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
 	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
 	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest"},
 	"github.com/google/nftables":             {"capture"},

@@ -1,14 +1,21 @@
 package meshtest
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/explain"
+	"github.com/tulle-mesh/tulle/internal/extauthz"
+	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
 // agree compares one step. explain knows the configuration, not what
@@ -20,7 +27,7 @@ func agree(r *runner, st *step, who string, q *request, outs []outcome) {
 	if !ok {
 		return
 	}
-	a, err := explain.Explain(r.world.index, question, nil)
+	a, err := explain.Explain(r.world.index, question, r.ask)
 	if err != nil {
 		r.errorf(st.line, "explain %+v: %v", question, err)
 		return
@@ -32,6 +39,22 @@ func agree(r *runner, st *step, who string, q *request, outs []outcome) {
 			return
 		}
 	}
+}
+
+// ask puts explain's question to an authorizer past its sidecar, as the
+// control plane of one machine does.
+func (r *runner) ask(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict {
+	p := r.world.pods[workload]
+	c, err := extauthz.New(extauthz.Options{Name: f.Provider, PackAsBytes: f.PackAsBytes, Dial: func(ctx context.Context) (net.Conn, error) {
+		return p.host.dial(ctx, netip.AddrPortFrom(loopback, port))
+	}})
+	if err != nil {
+		return authz.Verdict{Err: err}
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return c.Check(ctx, e)
 }
 
 func steps(a *explain.Answer) string {

@@ -10,11 +10,13 @@ import (
 	"sync"
 	"time"
 
+	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // httpStatus is how scripts write a gRPC status, so that one script serves
@@ -24,12 +26,21 @@ var httpStatus = map[codes.Code]int{
 	codes.Internal: 500, codes.Unavailable: 503, codes.DeadlineExceeded: 504,
 }
 
-// rawCodec passes messages as bytes: scripts need no protobuf.
+// rawCodec passes messages as bytes: scripts need no protobuf. External
+// authorization has its own messages.
 type rawCodec struct{}
 
-func (rawCodec) Marshal(v any) ([]byte, error) { return *v.(*[]byte), nil }
+func (rawCodec) Marshal(v any) ([]byte, error) {
+	if m, ok := v.(proto.Message); ok {
+		return proto.Marshal(m)
+	}
+	return *v.(*[]byte), nil
+}
 
 func (rawCodec) Unmarshal(b []byte, v any) error {
+	if m, ok := v.(proto.Message); ok {
+		return proto.Unmarshal(b, m)
+	}
 	*v.(*[]byte) = append([]byte(nil), b...)
 	return nil
 }
@@ -119,7 +130,7 @@ func httpHeader(md metadata.MD) http.Header {
 
 // newGRPCServer answers every method as the application behaves.
 func newGRPCServer(a *app) *grpc.Server {
-	return grpc.NewServer(grpc.ForceServerCodec(rawCodec{}), grpc.MaxRecvMsgSize(64<<20), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+	s := grpc.NewServer(grpc.ForceServerCodec(rawCodec{}), grpc.MaxRecvMsgSize(64<<20), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
 		b := a.behave()
 		method, _ := grpc.MethodFromServerStream(s)
 		md, _ := metadata.FromIncomingContext(s.Context())
@@ -154,4 +165,6 @@ func newGRPCServer(a *app) *grpc.Server {
 		}
 		return s.SendMsg(&body)
 	}))
+	auth.RegisterAuthorizationServer(s, &authorizer{app: a})
+	return s
 }

@@ -156,14 +156,16 @@ func (w *world) translate() {
 }
 
 // appPorts are the ports an application serves, with what it speaks there:
-// what the service port's name says, as Istio reads it.
+// what the container port's name says, else the service port's.
 func (w *world) appPorts(wl *resource.Workload) map[uint16]string {
 	ports := map[uint16]string{}
+	said := map[uint16]bool{}
 	for _, p := range wl.Ports {
 		ports[p.Port] = spoken(p.Name)
+		said[p.Port] = ports[p.Port] != "http" || strings.HasPrefix(p.Name, "http") || strings.HasPrefix(p.Name, "grpc")
 	}
 	w.eachTarget(func(_ *resource.Service, p corev1.ServicePort, x *resource.Workload, target uint16) {
-		if x == wl {
+		if x == wl && !said[target] {
 			name := p.Name
 			if p.AppProtocol != nil {
 				name = *p.AppProtocol

@@ -113,7 +113,7 @@ func (r *runner) step(st *step) error {
 	case "delete":
 		return r.delete(rest)
 	case "unready", "ready", "stop":
-		return r.readiness(word, rest)
+		return r.readiness(st, word, rest)
 	case "wait":
 		d, err := time.ParseDuration(rest)
 		if err != nil {
@@ -246,7 +246,7 @@ func (r *runner) noted(p resource.Problem, met []bool) bool {
 	return false
 }
 
-func (r *runner) readiness(word, name string) error {
+func (r *runner) readiness(st *step, word, name string) error {
 	pods := r.world.podsNamed(name)
 	if pods == nil {
 		return fmt.Errorf("no workload %q", name)
@@ -259,7 +259,15 @@ func (r *runner) readiness(word, name string) error {
 			r.world.unready[p.Name] = word == "unready"
 		}
 	}
-	return r.reconcile()
+	o := outcome{started: time.Now()}
+	if err := r.reconcile(); err != nil {
+		return err
+	}
+	o.took = time.Since(o.started)
+	if len(st.block) == 0 {
+		return nil
+	}
+	return r.check(st, []outcome{o}, nil, nil)
 }
 
 func (r *runner) network(name, what string) error {
