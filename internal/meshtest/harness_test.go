@@ -2,11 +2,15 @@ package meshtest
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
+
+	"github.com/tulle-mesh/tulle/internal/explain"
 )
 
 // recorder takes a script's failures instead of reporting them.
@@ -104,4 +108,44 @@ func failuresOf(t *testing.T, text string) (failures []string) {
 		failures = rec.failures
 	})
 	return failures
+}
+
+// TestDisagreement: every kind of wrong answer of explain is noticed.
+func TestDisagreement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := shopWorld(t, "")
+		defer w.close()
+		r := &runner{t: t, world: w}
+		from := func(instance string, status int) *outcome {
+			return &outcome{status: status, header: http.Header{instanceHeader: {instance}}}
+		}
+		refused := &outcome{status: 403, body: "RBAC: access denied"}
+		route := func(cluster string) []explain.Step {
+			return []explain.Step{{Step: "route", Outcome: "route default to " + cluster + ", 2 retries"}}
+		}
+		const worker, db = "outbound|8000||worker.shop.svc.cluster.local", "outbound|5432||db.shop.svc.cluster.local"
+		for _, c := range []struct {
+			name  string
+			a     explain.Answer
+			o     *outcome
+			wrong bool
+		}{
+			{"allowed and reached", explain.Answer{Allowed: true, Steps: route(worker)}, from("worker-v1-0", 200), false},
+			{"reached another service", explain.Answer{Allowed: true, Steps: route(db)}, from("worker-v1-0", 200), true},
+			{"allowed and refused", explain.Answer{Allowed: true, Steps: route(worker)}, refused, true},
+			{"allowed and reset", explain.Answer{Allowed: true}, &outcome{err: syscall.ECONNRESET}, true},
+			{"allowed and too slow", explain.Answer{Allowed: true}, &outcome{status: 504}, false},
+			{"refused and refused", explain.Answer{Status: 403}, refused, false},
+			{"refused and reached", explain.Answer{Status: 403}, from("worker-v1-0", 200), true},
+			{"refused, by the application too", explain.Answer{Status: 403}, from("worker-v1-0", 403), true},
+			{"another status", explain.Answer{Status: 404}, refused, true},
+			{"refused without status, reached", explain.Answer{}, from("worker-v1-0", 200), true},
+			{"reset and reached", explain.Answer{Status: 503, Flag: "UC"}, from("worker-v1-0", 200), true},
+			{"reset and reset", explain.Answer{Status: 503, Flag: "UC"}, &outcome{status: 503}, false},
+		} {
+			if why := disagreement(r, "web-0", &c.a, c.o); (why != "") != c.wrong {
+				t.Errorf("%s: %q", c.name, why)
+			}
+		}
+	})
 }
