@@ -73,8 +73,11 @@ type behaviour struct {
 	header http.Header
 	body   string
 	hang   chan struct{} // closed when the script releases the requests
-	action string        // "", reset, close, "close after response", "speak first"
+	action string        // "", or one of actions
 }
+
+// actions change more than what is answered.
+var actions = []string{"reset", "close", "close after response", "breaks off", "answers early", "speak first"}
 
 func normal() *behaviour { return &behaviour{left: -1} }
 
@@ -175,7 +178,11 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b := a.behave()
-	body, err := io.ReadAll(r.Body)
+	var body []byte
+	var err error
+	if b.action != "answers early" {
+		body, err = io.ReadAll(r.Body)
+	}
 	a.note(seen{id: r.Header.Get(requestHeader), proto: r.Proto, method: r.Method, path: r.RequestURI,
 		host: r.Host, header: r.Header.Clone(), trailer: r.Trailer.Clone(), body: int64(len(body)), at: time.Now()})
 	if err != nil {
@@ -194,6 +201,12 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case "close after response":
 		w.Header().Set("Connection", "close")
+	case "breaks off":
+		w.Header().Set(instanceHeader, a.name)
+		w.Header().Set("Content-Length", "100")
+		_, _ = io.WriteString(w, "half of it")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
 	}
 	for name, values := range b.header {
 		w.Header()[name] = values

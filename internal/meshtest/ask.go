@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing/synctest"
@@ -153,12 +154,16 @@ func (r *runner) behave(name, what string) error {
 		case part == "normal":
 		case part == "hangs":
 			b.hang = make(chan struct{})
-		case part == "reset", part == "close", part == "close after response", part == "speak first":
+		case slices.Contains(actions, part):
 			b.action = part
 		case word == "status":
 			b.status, err = strconv.Atoi(rest)
 		case word == "delay":
 			b.delay, err = time.ParseDuration(rest)
+		case word == "body" && strings.HasSuffix(rest, " bytes"):
+			var n int
+			n, err = strconv.Atoi(strings.TrimSuffix(rest, " bytes"))
+			b.body = strings.Repeat("x", n)
 		case word == "body":
 			b.body = unquote(rest)
 		case word == "header":

@@ -29,7 +29,7 @@ func (z *authorizer) Check(ctx context.Context, r *auth.CheckRequest) (*auth.Che
 	if !b.wait(ctx) {
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	if b.action != "" {
+	if b.action != "" { // whatever it is, there is no decision
 		return nil, status.Error(codes.Unavailable, "as the script says")
 	}
 	if q.GetHeaders()["x-allow"] == "yes" {
