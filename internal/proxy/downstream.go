@@ -34,6 +34,7 @@ type downstream struct {
 
 	remote, local         netip.AddrPort // local: the original destination
 	remoteText, localText string
+	hello                 hello
 	sni                   string
 	peer                  string // SPIFFE ID that TLS proved
 	peerNamespace         string
@@ -79,7 +80,7 @@ func (d *downstream) serve() {
 		d.refuse(telemetry.NoRoute, "filter_chain_not_found")
 		return
 	}
-	d.sni = hello.serverName
+	d.hello, d.sni = hello, hello.serverName
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
@@ -205,7 +206,7 @@ func (d *downstream) follow() bool {
 	if rt == d.rt {
 		return true
 	}
-	chain := rt.chainOf(d.chain)
+	chain := rt.chainFor(d)
 	if chain == nil || chain.HTTP == nil {
 		return false
 	}

@@ -86,7 +86,7 @@ func (s *tcpSession) Ask(f *ir.ExtAuthz) authz.Verdict {
 // as the old one did. Called from Apply's goroutine; it reads only what serve
 // has stopped writing.
 func (s *tcpSession) stillAllowed(next *runtime) bool {
-	c := next.chainOf(s.chain)
+	c := next.chainFor(s.downstream)
 	if c == nil || c.TCP == nil {
 		return false
 	}
