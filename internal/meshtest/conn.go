@@ -185,11 +185,12 @@ func (c *conn) SetLinger(sec int) error {
 	return nil
 }
 
-// PeerClosed reports whether the peer has closed its side (POLLRDHUP).
+// PeerClosed reports whether the peer has closed its side (POLLRDHUP), or the
+// connection is closed altogether.
 func (c *conn) PeerClosed() bool {
 	c.link.mu.Lock()
 	defer c.link.mu.Unlock()
-	return c.aborted || !c.end.IsZero() && !c.end.After(time.Now())
+	return c.closed || c.aborted || !c.end.IsZero() && !c.end.After(time.Now())
 }
 
 // Readable reports whether a read would not wait.
