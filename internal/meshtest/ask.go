@@ -113,25 +113,22 @@ func (r *runner) from(st *step, text string) error {
 	}
 	mark := r.marks()
 	var outs []outcome
-	switch q.req.method {
-	case "TCP":
-		for range q.times {
-			outs = append(outs, r.converse(st, q, &tcpTalk{client: q.pod.client, address: q.req.url}))
-		}
-	case "WEBSOCKET":
-		for range q.times {
-			outs = append(outs, r.converse(st, q, &webSocketTalk{client: q.pod.client, req: q.req}))
-		}
-	default:
-		for range q.times {
-			outs = append(outs, q.pod.client.do(q.req, r.nextID()))
-		}
+	for range q.times {
+		outs = append(outs, r.once(st, q, r.nextID()))
 	}
 	synctest.Wait()
 	if r.asked != nil {
 		r.asked(r, st, q.who, q.req, outs)
 	}
 	return r.check(st, outs, mark, q.req)
+}
+
+// once makes the request or holds the conversation.
+func (r *runner) once(st *step, q *asking, id string) outcome {
+	if t := q.talk(); t != nil {
+		return r.converse(st, t, id)
+	}
+	return q.pod.client.do(q.req, id)
 }
 
 // behave sets what an application does from now on:

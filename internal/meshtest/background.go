@@ -39,8 +39,7 @@ func (r *runner) begin(st *step, rest string) error {
 	}
 	b := &running{step: st, who: q.who, req: q.req, mark: r.marks(), stop: make(chan struct{})}
 	r.started[name] = b
-	c := q.pod.client
-	send := func(id string) { b.wg.Go(func() { b.add(c.do(q.req, id)) }) }
+	send := func(id string) { b.wg.Go(func() { b.add(r.once(st, q, id)) }) }
 	if q.every == 0 {
 		for range q.times {
 			send(r.nextID())

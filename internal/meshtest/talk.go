@@ -25,10 +25,21 @@ type talk interface {
 // talkTimeout ends a conversation in which nobody speaks.
 const talkTimeout = 10 * time.Minute
 
+// talk is the conversation that a question asks for; nil: it is a request.
+func (q *asking) talk() talk {
+	switch q.req.method {
+	case "TCP":
+		return &tcpTalk{client: q.pod.client, address: q.req.url}
+	case "WEBSOCKET":
+		return &webSocketTalk{client: q.pod.client, req: q.req}
+	}
+	return nil
+}
+
 // converse plays the dialogue under a step: "sends TEXT", "reads TEXT" (with *
-// for anything), "half-closes", "is closed", "is reset".
-func (r *runner) converse(st *step, _ *asking, t talk) (o outcome) {
-	o = outcome{id: r.nextID(), started: time.Now(), header: http.Header{}}
+// for anything), "pauses DURATION", "half-closes", "is closed", "is reset".
+func (r *runner) converse(st *step, t talk, id string) (o outcome) {
+	o = outcome{id: id, started: time.Now(), header: http.Header{}}
 	defer func() { o.took = time.Since(o.started) }()
 	defer t.close()
 	if t.open(&o); o.err != nil {
@@ -48,6 +59,12 @@ func (r *runner) converse(st *step, _ *asking, t talk) (o outcome) {
 					r.errorf(l.line, "read %q", got)
 				}
 			}
+		case word == "pauses":
+			d, err := time.ParseDuration(rest)
+			if err != nil {
+				r.errorf(l.line, "%v", err)
+			}
+			pause(context.Background(), d)
 		case l.text == "half-closes":
 			o.err = t.closeWrite()
 		case l.text == "is closed", l.text == "is reset":
@@ -78,7 +95,7 @@ func noteInstance(o *outcome, line string) {
 func dialogue(text string) bool {
 	word, _, _ := strings.Cut(text, " ")
 	switch word {
-	case "sends", "reads", "half-closes":
+	case "sends", "reads", "pauses", "half-closes":
 		return true
 	}
 	return text == "is closed" || text == "is reset"

@@ -266,6 +266,6 @@ func (d *downstream) reconsider(next *runtime) {
 	f := d.reauthorize
 	d.mu.Unlock()
 	if f != nil && !f(next) {
-		d.closeIfIdle()
+		d.abort() // a connection of bytes has no request to wait for
 	}
 }
