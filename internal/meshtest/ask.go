@@ -61,7 +61,7 @@ func (r *runner) question(st *step, text string) (*asking, error) {
 }
 
 // with adds to a request: "header NAME: VALUE", "[chunked] body TEXT" or
-// "[chunked] body N bytes", "timeout D".
+// "[chunked] body N bytes", "timeout D", "certificate SPIFFE-ID".
 func (q *request) with(what string) error {
 	if rest, ok := strings.CutPrefix(what, "header "); ok {
 		name, value, ok := strings.Cut(rest, ":")
@@ -75,6 +75,10 @@ func (q *request) with(what string) error {
 		var err error
 		q.timeout, err = time.ParseDuration(rest)
 		return err
+	}
+	if rest, ok := strings.CutPrefix(what, "certificate "); ok {
+		q.certificate = rest
+		return nil
 	}
 	rest, chunked := strings.CutPrefix(what, "chunked ")
 	q.chunked = chunked

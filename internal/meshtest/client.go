@@ -13,8 +13,11 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
 // protocol is what a script's requests speak.
@@ -33,6 +36,9 @@ type client struct {
 	pod       *pod
 	transport *http.Transport
 	grpc      grpcClients
+
+	mu        sync.Mutex // guards certified
+	certified map[string]*http.Transport
 }
 
 func newClient(w *world, p *pod) *client {
@@ -56,6 +62,9 @@ func newClient(w *world, p *pod) *client {
 
 func (c *client) close() {
 	c.transport.CloseIdleConnections()
+	for _, t := range c.certified {
+		t.CloseIdleConnections()
+	}
 	c.grpc.close()
 }
 
@@ -100,6 +109,35 @@ type request struct {
 	body        []byte
 	chunked     bool
 	timeout     time.Duration // the client's own; 0: none
+	certificate string        // SPIFFE ID that the caller itself proves; "": none
+}
+
+// transportFor is the client's own, or one that shows a certificate of the
+// public authority.
+func (c *client) transportFor(r *request) (*http.Transport, error) {
+	if r.certificate == "" {
+		return c.transport, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.certified[r.certificate]; t != nil {
+		return t, nil
+	}
+	id, err := identity.ParseID(r.certificate)
+	if err != nil {
+		return nil, err
+	}
+	cert, _, err := certificate(c.world.public, id)
+	if err != nil {
+		return nil, err
+	}
+	t := c.transport.Clone()
+	t.TLSClientConfig.Certificates = []tls.Certificate{cert}
+	if c.certified == nil {
+		c.certified = map[string]*http.Transport{}
+	}
+	c.certified[r.certificate] = t
+	return t, nil
 }
 
 // outcome is how a request went.
@@ -147,7 +185,12 @@ func (c *client) do(r *request, id string) (o outcome) {
 		req.Header[name] = values
 	}
 	req.Header.Set(requestHeader, id)
-	resp, err := c.transport.RoundTrip(req)
+	transport, err := c.transportFor(r)
+	if err != nil {
+		o.err = err
+		return o
+	}
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		o.err = err
 		return o

@@ -188,7 +188,8 @@ func (r *runner) external(what string) error {
 	return nil
 }
 
-// credential makes the Secret of a gateway server: "NAMESPACE/NAME for HOST".
+// credential makes the Secret of a gateway server: "NAMESPACE/NAME for HOST"
+// with the bundle that its callers' certificates chain to.
 func (r *runner) credential(what string) error {
 	m := regexp.MustCompile(`^(\S+)/(\S+) for (\S+)$`).FindStringSubmatch(what)
 	if m == nil {
@@ -198,7 +199,7 @@ func (r *runner) credential(what string) error {
 	if err != nil {
 		return err
 	}
-	text := fmt.Sprintf("apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {name: %s, namespace: %s}\nstringData:\n  tls.crt: %s\n  tls.key: %s\n",
-		m[2], m[1], strconv.Quote(string(chain)), strconv.Quote(string(key)))
+	text := fmt.Sprintf("apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {name: %s, namespace: %s}\nstringData:\n  tls.crt: %s\n  tls.key: %s\n  ca.crt: %s\n",
+		m[2], m[1], strconv.Quote(string(chain)), strconv.Quote(string(key)), strconv.Quote(string(r.world.public.Roots())))
 	return r.apply([]document{identify(document{file: "credential", line: 1, text: text})}, nil)
 }

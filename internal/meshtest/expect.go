@@ -129,7 +129,7 @@ func (r *runner) predicate(text string, q *request) (predicate, error) {
 	case "took":
 		return took(rest)
 	case "fails":
-		return func(o *outcome) (bool, string) { return failure(o.err) == rest, o.String() }, nil
+		return func(o *outcome) (bool, string) { return failure(o.err) == unquote(rest), o.String() }, nil
 	case "app":
 		return r.appSaw(strings.TrimPrefix(rest, "saw "))
 	}

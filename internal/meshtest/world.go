@@ -239,28 +239,34 @@ func (p *pod) stop() {
 
 // certify issues an SVID as the agent gets it from the control plane.
 func certify(a *ca.Authority, id identity.ID, h *identity.Holder) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		return err
-	}
-	chain, err := a.Sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}), id, ca.MaxTTL)
-	if err != nil {
-		return err
-	}
-	cert := tls.Certificate{PrivateKey: key}
-	for _, text := range chain[:len(chain)-1] {
-		block, _ := pem.Decode([]byte(text))
-		cert.Certificate = append(cert.Certificate, block.Bytes)
-	}
-	roots, err := ca.ParseCertificates([]byte(chain[len(chain)-1]))
+	cert, roots, err := certificate(a, id)
 	if err != nil {
 		return err
 	}
 	return h.Set(cert, roots)
+}
+
+// certificate makes a key and has it signed.
+func certificate(a *ca.Authority, id identity.ID) (cert tls.Certificate, roots []*x509.Certificate, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return cert, nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return cert, nil, err
+	}
+	chain, err := a.Sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}), id, ca.MaxTTL)
+	if err != nil {
+		return cert, nil, err
+	}
+	cert.PrivateKey = key
+	for _, text := range chain[:len(chain)-1] {
+		block, _ := pem.Decode([]byte(text))
+		cert.Certificate = append(cert.Certificate, block.Bytes)
+	}
+	roots, err = ca.ParseCertificates([]byte(chain[len(chain)-1]))
+	return cert, roots, err
 }
 
 // podsNamed finds instances by their name, owner or app label.
