@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing/synctest"
@@ -14,13 +15,36 @@ import (
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
-// use adds a file of configuration from the folder above the script.
-func (r *runner) use(_ *step, name string) error {
-	b, err := os.ReadFile(filepath.Join(filepath.Dir(r.script.dir), name))
-	if err != nil {
-		return err
+// use adds a file of configuration from the folder above the script, or, with
+// a slash at its end, every YAML file of a folder. Warnings about a folder's
+// files are nobody's to note: it is not the script's.
+func (r *runner) use(name string) error {
+	path := filepath.Join(filepath.Dir(r.script.dir), filepath.FromSlash(name))
+	files := []string{path}
+	if strings.HasSuffix(name, "/") {
+		var err error
+		if files, err = filepath.Glob(filepath.Join(path, "*.yaml")); err != nil || len(files) == 0 {
+			return fmt.Errorf("no YAML in %s (%v)", name, err)
+		}
 	}
-	docs, notes := splitYAML(name, 1, strings.Split(string(b), "\n"))
+	var docs []document
+	var notes []note
+	for _, f := range files {
+		if filepath.Base(f) == "kustomization.yaml" {
+			continue
+		}
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		as := name
+		if strings.HasSuffix(name, "/") {
+			as += filepath.Base(f)
+			r.foreign = append(r.foreign, as)
+		}
+		d, n := splitYAML(as, 1, strings.Split(string(b), "\n"))
+		docs, notes = append(docs, d...), append(notes, n...)
+	}
 	return r.apply(docs, notes)
 }
 
@@ -84,7 +108,7 @@ func (r *runner) reconcile() error {
 	synctest.Wait()
 	met := make([]bool, len(r.notes))
 	for _, p := range problems {
-		if !r.noted(p, met) {
+		if !r.noted(p, met) && !(p.Severity == resource.Warning && slices.Contains(r.foreign, p.Origin.File)) {
 			r.t.Errorf("%s: the script does not expect this %s", p, p.Severity)
 		}
 	}

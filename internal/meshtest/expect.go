@@ -107,7 +107,7 @@ func (r *runner) predicate(text string, q *request) (predicate, error) {
 		name := strings.TrimPrefix(rest, "by ")
 		names := map[string]bool{name: true}
 		for _, p := range r.world.pods { // also those that were stopped meanwhile
-			if p.Owner == name || p.Labels["app"] == name {
+			if p.Owner == name || p.Labels["app"] == name || p.Labels["app.kubernetes.io/component"] == name {
 				names[p.Name] = true
 			}
 		}

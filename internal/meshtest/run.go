@@ -17,6 +17,7 @@ type runner struct {
 	notes   []note
 	started map[string]*running // requests in the background, by name
 	ids     int
+	foreign []string // files whose warnings are not the script's to note
 	// asked, if set, is told of every request step (explain's agreement).
 	asked func(r *runner, st *step, who string, q *request, outs []outcome)
 }
@@ -99,7 +100,7 @@ func (r *runner) step(st *step) error {
 	rest = strings.TrimSpace(rest)
 	switch word {
 	case "use":
-		return r.use(st, rest)
+		return r.use(rest)
 	case "config", "apply":
 		docs, notes := r.script.yamlOf(st)
 		return r.apply(docs, notes)

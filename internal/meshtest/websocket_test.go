@@ -91,7 +91,7 @@ func shopWorld(t *testing.T, more string) *world {
 	}
 	r := &runner{t: t, script: &script{file: "go", dir: "testdata/x"}, world: w, started: map[string]*running{}}
 	w.docs = []document{identify(document{file: "mesh.yaml", line: 1, text: defaultMesh})}
-	if err := r.use(nil, "shop.yaml"); err != nil {
+	if err := r.use("shop.yaml"); err != nil {
 		t.Fatal(err)
 	}
 	docs, notes := splitYAML("more.yaml", 1, strings.Split(more, "\n"))

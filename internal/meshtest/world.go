@@ -269,13 +269,13 @@ func certificate(a *ca.Authority, id identity.ID) (cert tls.Certificate, roots [
 	return cert, roots, err
 }
 
-// podsNamed finds instances by their name, owner or app label.
+// podsNamed finds instances by their name, owner, app or component label.
 func (w *world) podsNamed(name string) []*pod {
 	var out []*pod
 	for _, match := range []func(*pod) bool{
 		func(p *pod) bool { return p.Name == name },
 		func(p *pod) bool { return p.Owner == name },
-		func(p *pod) bool { return p.Labels["app"] == name },
+		func(p *pod) bool { return p.Labels["app"] == name || p.Labels["app.kubernetes.io/component"] == name },
 	} {
 		for _, wl := range w.set.Workloads {
 			if p := w.pods[wl.Name]; p != nil && match(p) {
