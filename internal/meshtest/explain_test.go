@@ -34,6 +34,9 @@ func agree(r *runner, st *step, who string, q *request, outs []outcome) {
 	}
 	for i := range outs {
 		o := &outs[i]
+		if q.method == "TCP" && a.Allowed && o.instance() == "nobody" {
+			continue // nothing was read in this conversation: no telling who was there
+		}
 		if why := disagreement(r, question.From, a, o); why != "" {
 			r.errorf(st.line, "%s; it happened: %s\nexplain: allowed=%v status=%d flag=%s\n%s", why, o, a.Allowed, a.Status, a.Flag, steps(a))
 			return
@@ -69,8 +72,8 @@ func steps(a *explain.Answer) string {
 func disagreement(r *runner, from string, a *explain.Answer, o *outcome) string {
 	reached := o.instance() != "nobody"
 	switch {
-	case a.Flag == "UC": // the callee resets: who has a sidecar reads 503
-		if o.err == nil && o.status != http.StatusServiceUnavailable {
+	case a.Flag == "UC": // the callee closes: who has a sidecar reads 503, or a TCP connection's end
+		if reached || o.err == nil && o.status != 0 && o.status != http.StatusServiceUnavailable {
 			return "explain says that the connection is reset"
 		}
 		return ""
@@ -126,9 +129,12 @@ func wrongInstance(r *runner, from string, a *explain.Answer, instance string) s
 	return ""
 }
 
-// questionFor puts a script's request as a user would ask it; false for
-// conversations, which explain has no words for.
+// questionFor puts a script's request as a user would ask it; false for what
+// passes no proxy on the caller's side.
 func (r *runner) questionFor(who string, q *request) (explain.Question, bool) {
+	if q.method == "TCP" && who != "outside" {
+		return explain.Question{From: r.world.podsNamed(who)[0].Name, To: q.url}, true
+	}
 	u, err := url.Parse(q.url)
 	if err != nil || u.Host == "" {
 		return explain.Question{}, false
