@@ -51,12 +51,6 @@ func (n *network) host(name string, addr netip.Addr) *host {
 	return h
 }
 
-func (n *network) remove(h *host) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.hosts, h.addr)
-}
-
 // closeAll ends every connection that is still open, so that no goroutine
 // outlives the test.
 func (n *network) closeAll() {
