@@ -41,6 +41,8 @@ type app struct {
 
 	// handler, if set, answers instead; for tests in Go, before any request.
 	handler http.Handler
+	// stream, if set, answers gRPC calls instead; likewise.
+	stream func(method string, s grpc.ServerStream) error
 
 	mu     sync.Mutex
 	now    *behaviour

@@ -131,8 +131,11 @@ func httpHeader(md metadata.MD) http.Header {
 // newGRPCServer answers every method as the application behaves.
 func newGRPCServer(a *app) *grpc.Server {
 	s := grpc.NewServer(grpc.ForceServerCodec(rawCodec{}), grpc.MaxRecvMsgSize(64<<20), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
-		b := a.behave()
 		method, _ := grpc.MethodFromServerStream(s)
+		if a.stream != nil {
+			return a.stream(method, s)
+		}
+		b := a.behave()
 		md, _ := metadata.FromIncomingContext(s.Context())
 		h := httpHeader(md)
 		var body []byte
