@@ -53,9 +53,7 @@ type downstream struct {
 	idle    bool // between requests: may be closed at any time
 	closing bool // close when the current request is over
 	closed  bool
-	// reauthorize reports whether a new snapshot would still accept this
-	// connection; set by TCP, whose connections outlive requests.
-	reauthorize func(next *runtime) bool
+	watches map[*watch]struct{} // what goes on here and is decided anew by every configuration
 }
 
 func newDownstream(p *Proxy, socket netip.AddrPort, raw net.Conn) *downstream {
@@ -206,7 +204,7 @@ func (d *downstream) follow() bool {
 	if rt == d.rt {
 		return true
 	}
-	chain := rt.chainFor(d)
+	chain := rt.chainFor(d, d.chain)
 	if chain == nil || chain.HTTP == nil {
 		return false
 	}
@@ -256,16 +254,4 @@ func (d *downstream) abort() {
 	defer d.mu.Unlock()
 	d.closing, d.closed = true, true
 	d.raw.Close()
-}
-
-// reconsider is called for every connection after a new snapshot. HTTP looks
-// at the snapshot with each request by itself; here the connections end that
-// the new configuration would not have accepted.
-func (d *downstream) reconsider(next *runtime) {
-	d.mu.Lock()
-	f := d.reauthorize
-	d.mu.Unlock()
-	if f != nil && !f(next) {
-		d.abort() // a connection of bytes has no request to wait for
-	}
 }

@@ -17,7 +17,13 @@ func (x *exchange) upgrade() {
 		x.closeUpstream()
 		return
 	}
-	received, sent := splice(x.c.hijack(), x.up.Hijack(), defaultIdle, nil)
+	down, up := x.c.hijack(), x.up.Hijack()
+	stop := x.d.watch(x.stillAllowed(), func() {
+		down.Close()
+		up.Close()
+	})
+	received, sent := splice(down, up, defaultIdle, nil)
+	stop()
 	x.rec.BytesReceived += received
 	x.rec.BytesSent += sent
 	x.closeUpstream()
