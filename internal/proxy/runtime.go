@@ -32,6 +32,7 @@ type runtime struct {
 	byDst     map[netip.AddrPort]*listener // without a socket: handed over by original destination
 	byDstPort map[uint16]*listener         // the same on the wildcard address
 
+	formats  map[string]*telemetry.Format // header values with operators
 	clusters map[string]*upstream.Cluster
 	prepared *upstream.Prepared
 	used     map[string]bool // providers, by key
@@ -76,6 +77,9 @@ func (p *Proxy) build(s *ir.Snapshot) (*runtime, error) {
 		if tables[t.Name], err = route.New(t); err != nil {
 			return nil, fmt.Errorf("route table %s: %w", t.Name, err)
 		}
+	}
+	if rt.formats, err = formats(s.Routes); err != nil {
+		return nil, err
 	}
 	for _, l := range s.Listeners {
 		if err := p.addListener(rt, l, tables); err != nil {
