@@ -33,12 +33,12 @@ func (b *builder) l4Chains(s *service, p *servicePort) (chains []*ir.FilterChain
 			continue
 		}
 		if p.tls {
-			more := b.tlsRoutes(vs, "mesh", p.number)
+			more := b.tlsRoutes(vs, "mesh", p.number, s.vip)
 			chains = append(chains, more...)
 			rest = rest && len(more) == 0 // a server name nobody routes has no chain, as in Istio
 			continue
 		}
-		for _, c := range b.tcpRoutes(vs, "mesh", p.number) {
+		for _, c := range b.tcpRoutes(vs, "mesh", p.number, s.vip) {
 			chains = append(chains, c)
 			if len(c.Match.Prefixes) == 0 {
 				return chains, false
@@ -54,8 +54,9 @@ func namesHost(vs *resource.VirtualService, host string) bool {
 
 // tlsRoutes compiles tls[] (VS50) for one port, seen from a gateway ("mesh" for
 // sidecars): a filter chain for each match block that is meant for this proxy.
-// Connections are forwarded as they are; the server name decides.
-func (b *builder) tlsRoutes(vs *resource.VirtualService, gateway string, port uint16) []*ir.FilterChain {
+// Connections are forwarded as they are; the server name decides. vip is the
+// only address that connections to the listener can have, if there is one.
+func (b *builder) tlsRoutes(vs *resource.VirtualService, gateway string, port uint16, vip netip.Addr) []*ir.FilterChain {
 	var out []*ir.FilterChain
 	for i, r := range vs.Spec.Tls {
 		path := at("spec.tls", i)
@@ -63,9 +64,13 @@ func (b *builder) tlsRoutes(vs *resource.VirtualService, gateway string, port ui
 			if m.Port != 0 && m.Port != uint32(port) || !b.sourceApplies(vs, m.Gateways, m.SourceLabels, m.SourceNamespace, gateway) {
 				continue
 			}
+			prefixes, reachable := destinations(m.DestinationSubnets, vip)
+			if !reachable {
+				continue
+			}
 			c := b.l4Chain(vs, r.Route, path, port)
 			c.Name = strings.Join([]string{"tls", vs.Namespace, vs.Name, itoa(i), itoa(j)}, ".")
-			c.Match = ir.ChainMatch{Transport: ir.TransportTLS, ServerNames: serverNames(m.SniHosts), Prefixes: subnets(m.DestinationSubnets)}
+			c.Match = ir.ChainMatch{Transport: ir.TransportTLS, ServerNames: serverNames(m.SniHosts), Prefixes: prefixes}
 			c.Origin = vs.At(at(path+".match", j))
 			if !slices.ContainsFunc(out, func(have *ir.FilterChain) bool { return sameMatch(have.Match, c.Match) }) {
 				out = append(out, c)
@@ -76,8 +81,8 @@ func (b *builder) tlsRoutes(vs *resource.VirtualService, gateway string, port ui
 }
 
 // tcpRoutes compiles tcp[] (VS51) for one port. A rule without destination
-// subnets takes everything and ends the list.
-func (b *builder) tcpRoutes(vs *resource.VirtualService, gateway string, port uint16) []*ir.FilterChain {
+// subnets takes everything and ends the list. vip as for tlsRoutes.
+func (b *builder) tcpRoutes(vs *resource.VirtualService, gateway string, port uint16, vip netip.Addr) []*ir.FilterChain {
 	var out []*ir.FilterChain
 	for i, r := range vs.Spec.Tcp {
 		path := at("spec.tcp", i)
@@ -86,8 +91,9 @@ func (b *builder) tcpRoutes(vs *resource.VirtualService, gateway string, port ui
 			if m.Port != 0 && m.Port != uint32(port) || !b.sourceApplies(vs, m.Gateways, m.SourceLabels, m.SourceNamespace, gateway) {
 				continue
 			}
-			takesAll = takesAll || len(m.DestinationSubnets) == 0
-			prefixes = append(prefixes, subnets(m.DestinationSubnets)...)
+			more, reachable := destinations(m.DestinationSubnets, vip)
+			takesAll = takesAll || reachable && len(more) == 0
+			prefixes = append(prefixes, more...)
 		}
 		if !takesAll && len(prefixes) == 0 {
 			continue
@@ -124,14 +130,18 @@ func serverNames(sniHosts []string) []string {
 	return sniHosts
 }
 
-func subnets(list []string) []netip.Prefix {
-	var out []netip.Prefix
+// destinations are the prefixes to ask of a connection. Where all connections
+// go to one address the answer is known already: none to ask, or not reachable.
+func destinations(list []string, vip netip.Addr) (prefixes []netip.Prefix, reachable bool) {
 	for _, s := range list {
 		if p, err := resource.ParseSubnet(s); err == nil { // resource has reported the others
-			out = append(out, p)
+			prefixes = append(prefixes, p)
 		}
 	}
-	return out
+	if !vip.IsValid() || len(list) == 0 {
+		return prefixes, true
+	}
+	return nil, slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(vip) })
 }
 
 // sameMatch: Envoy refuses a listener with two chains that match alike; the

@@ -134,16 +134,14 @@ func (o *object) httpMatch(path string, m *networking.HTTPMatchRequest) {
 	}
 	for _, name := range sortedKeys(m.Headers) {
 		o.headerName(path+".headers."+name, name)
-		o.stringMatch(path+".headers."+name, m.Headers[name])
+		o.presenceOrMatch(path+".headers."+name, m.Headers[name])
 	}
 	for _, name := range sortedKeys(m.WithoutHeaders) {
 		o.headerName(path+".withoutHeaders."+name, name)
-		if r, ok := m.WithoutHeaders[name].GetMatchType().(*networking.StringMatch_Regex); !ok || r.Regex != "*" { // "*" means presence (VS25)
-			o.stringMatch(path+".withoutHeaders."+name, m.WithoutHeaders[name])
-		}
+		o.presenceOrMatch(path+".withoutHeaders."+name, m.WithoutHeaders[name])
 	}
 	for _, name := range sortedKeys(m.QueryParams) {
-		o.stringMatch(path+".queryParams."+name, m.QueryParams[name])
+		o.presenceOrMatch(path+".queryParams."+name, m.QueryParams[name])
 	}
 	if m.Port > 65535 {
 		o.portNumber(path+".port", m.Port)

@@ -254,3 +254,10 @@ func (o *object) delegation(vs *networking.VirtualService) {
 		}
 	}
 }
+
+// presenceOrMatch: Istio takes the regex "*" for presence (VS25).
+func (o *object) presenceOrMatch(path string, m *networking.StringMatch) {
+	if r, ok := m.GetMatchType().(*networking.StringMatch_Regex); !ok || r.Regex != "*" {
+		o.stringMatch(path, m)
+	}
+}
