@@ -206,6 +206,9 @@ type LocalSpec struct {
 	CompatibilityVersion string `json:"compatibilityVersion,omitempty"`
 }
 
+// CompatibilityVersions are the values of LocalSpec.CompatibilityVersion.
+func CompatibilityVersions() []string { return []string{"latest", "1.20"} }
+
 // LocalCommand is a command with its folder.
 type LocalCommand struct {
 	Command []string          `json:"command"`
