@@ -202,6 +202,9 @@ func (x *exchange) record() {
 	r.Attempts = x.attempt
 	x.d.p.stats.requests.Add(1)
 	x.observe(r)
+	if x.route != nil && x.route.StatPrefix != "" {
+		x.rt.routeStats[x.route.Route].count(r)
+	}
 	if x.chain.log != nil {
 		x.chain.log.Log(x.chain.format, r)
 	}

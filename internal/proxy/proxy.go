@@ -69,6 +69,8 @@ type Proxy struct {
 	draining atomic.Bool
 	stats    proxyStats
 	mirrors  mirrors
+
+	routeCounters routeCounters
 }
 
 // New returns a proxy that serves nothing until Apply.

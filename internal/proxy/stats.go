@@ -22,6 +22,7 @@ type proxyStats struct {
 func (p *Proxy) Collect(e *telemetry.Exposition) {
 	p.metrics.Collect(e)
 	p.upstream.Collect(e)
+	p.routeCounters.collect(e)
 	s := &p.stats
 	e.Add("gauge", "envoy_listener_downstream_cx_active", float64(p.conns.count()))
 	e.Add("gauge", "envoy_http_fault_active_faults", float64(s.faultsActive.Load()))
