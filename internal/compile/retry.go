@@ -76,7 +76,9 @@ func (b *builder) retryPolicy(r *networking.HTTPRetry, m *resource.Meta, path st
 	if r.RetryIgnorePreviousHosts != nil {
 		p.PreviousHosts = r.RetryIgnorePreviousHosts.Value
 	}
-	p.PreviousPriorities = r.RetryRemoteLocalities.GetValue()
+	if r.RetryRemoteLocalities.GetValue() {
+		b.report(resource.Error, m, path+".retryRemoteLocalities", "not supported yet; further tries stay in the locality that the balancer chooses", "")
+	}
 	if r.RetryOn == "" {
 		return p
 	}
