@@ -57,12 +57,14 @@ func (b *builder) fault(rule *httpRule) *ir.Fault {
 }
 
 // mirrors compiles mirror and mirrors (VS16 to VS18). No percentage is all
-// requests, an explicit 0 none.
+// requests, an explicit 0 none. Copies keep the host; before 1.28 Istio's were
+// marked with "-shadow".
 func (b *builder) mirrors(rule *httpRule, port uint16) []ir.Mirror {
 	var out []ir.Mirror
+	version, _ := b.Compatibility()
 	add := func(vs *resource.VirtualService, d *networking.Destination, path string, s ir.Share) {
 		if d != nil && s > 0 {
-			out = append(out, ir.Mirror{Cluster: b.destination(vs, d, path, port), Share: s, Origin: vs.At(path)})
+			out = append(out, ir.Mirror{Cluster: b.destination(vs, d, path, port), Share: s, ShadowHost: version == Compatibility120, Origin: vs.At(path)})
 		}
 	}
 	if rule.Mirror != nil {

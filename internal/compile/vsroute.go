@@ -45,7 +45,7 @@ func directResponse(d *networking.HTTPDirectResponse) *ir.DirectResponse {
 // headers set for the whole rule; it wins over a destination's, and rewrite
 // wins over both.
 func (b *builder) forward(rule *httpRule, r *ir.Route, host string, port uint16) *ir.Forward {
-	f := &ir.Forward{Timeout: dur(rule.Timeout, 0), Retry: b.retry(rule), HostRewrite: host, AppendForwardedHost: b.appendForwardedHost(), Mirrors: b.mirrors(rule, port)}
+	f := &ir.Forward{Timeout: dur(rule.Timeout, 0), Retry: b.retry(rule), HostRewrite: host, Mirrors: b.mirrors(rule, port)}
 	for i, d := range rule.Route {
 		sub := at(rule.path+".route", i)
 		w := ir.WeightedCluster{Name: b.destination(rule.vs, d.Destination, sub+".destination", port), Weight: uint32(d.Weight), Origin: rule.vs.At(sub)}
@@ -66,6 +66,7 @@ func (b *builder) forward(rule *httpRule, r *ir.Route, host string, port uint16)
 		w.Request, w.Response, w.HostRewrite = ir.HeaderOps{}, ir.HeaderOps{}, ""
 	}
 	if rw := rule.Rewrite; rw != nil {
+		f.AppendForwardedHost = b.appendForwardedHost()
 		if rw.Authority != "" {
 			f.HostRewrite = rw.Authority
 		}
@@ -83,7 +84,8 @@ func joinOps(a, b ir.HeaderOps) ir.HeaderOps {
 	return ir.HeaderOps{Set: slices.Concat(a.Set, b.Set), Add: slices.Concat(a.Add, b.Add), Remove: slices.Concat(a.Remove, b.Remove)}
 }
 
-// appendForwardedHost is VS38: ProxyConfig's proxyHeaders.xForwardedHost.
+// appendForwardedHost is VS38: ProxyConfig's proxyHeaders.xForwardedHost. Istio
+// applies it to rules with a rewrite only.
 func (x *Index) appendForwardedHost() bool {
 	return x.mesh.GetDefaultConfig().GetProxyHeaders().GetXForwardedHost().GetEnabled().GetValue()
 }

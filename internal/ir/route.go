@@ -92,11 +92,13 @@ const All Share = 1_000_000
 func (s Share) String() string { return strconv.FormatFloat(float64(s)/10_000, 'f', -1, 64) + "%" }
 
 // Mirror copies a share of the requests to another cluster. The copy's answer
-// is thrown away; its host ends in "-shadow".
+// is thrown away.
 type Mirror struct {
 	Cluster string `json:"cluster"`
 	Share   Share  `json:"share"`
-	Origin  Origin `json:"origin,omitzero"`
+	// ShadowHost appends "-shadow" to the copy's host, in front of its port.
+	ShadowHost bool   `json:"shadowHost,omitempty"`
+	Origin     Origin `json:"origin,omitzero"`
 }
 
 // Fault delays or refuses a share of the requests; the two are drawn

@@ -64,7 +64,7 @@ func (x *exchange) mirror(f *ir.Forward) {
 		if cluster == nil || !drawn(m.Share) {
 			continue
 		}
-		c := &mirror{set: &x.d.p.mirrors, cluster: cluster, head: x.copyHead(f), intro: x.rt.metadata, limit: f.Timeout.D(), news: make(chan struct{}, 1)}
+		c := &mirror{set: &x.d.p.mirrors, cluster: cluster, head: x.copyHead(f, m.ShadowHost), intro: x.rt.metadata, limit: f.Timeout.D(), news: make(chan struct{}, 1)}
 		if c.set.start(c) {
 			x.copies = append(x.copies, c)
 			c.feed(x.body, x.bodyDone, x.c.Trailers())
@@ -73,10 +73,12 @@ func (x *exchange) mirror(f *ir.Forward) {
 }
 
 // copyHead is the request's head in memory of its own.
-func (x *exchange) copyHead(f *ir.Forward) header.Head {
+func (x *exchange) copyHead(f *ir.Forward, shadow bool) header.Head {
 	h := x.req
 	h.Method = strings.Clone(h.Method)
-	h.Host = shadowHost(x.upstreamHost(f))
+	if h.Host = strings.Clone(x.upstreamHost(f)); shadow {
+		h.Host = shadowHost(h.Host)
+	}
 	h.Path = strings.Clone(x.requestTarget())
 	h.Target, h.Scheme, h.Connection, h.Upgrade = "", strings.Clone(x.scheme), "", ""
 	h.Fields = header.Map{Fields: cloneFields(x.req.Fields.Fields)}

@@ -137,7 +137,7 @@ func TestMirror(t *testing.T) {
 		r.Match.Path = &ir.Match{Kind: ir.Prefix, Value: "/old"}
 		r.Request.Set = []ir.Header{{Name: "x-extra", Value: "yes"}}
 		r.Forward.PrefixRewrite = "/new"
-		r.Forward.Mirrors = []ir.Mirror{{Cluster: "mirror", Share: ir.All}, {Cluster: "mirror", Share: 0}, {Cluster: "gone", Share: ir.All}}
+		r.Forward.Mirrors = []ir.Mirror{{Cluster: "mirror", Share: ir.All, ShadowHost: true}, {Cluster: "mirror", Share: 0}, {Cluster: "gone", Share: ir.All}}
 	})
 	big := strings.Repeat("x", 200<<10)
 	for _, tc := range []struct{ name, host, body, shadow string }{
@@ -158,7 +158,13 @@ func TestMirror(t *testing.T) {
 			}
 		})
 	}
-	if v := metric(m.a, "tulle_mirror_requests_total"); v != "3" {
+	m.route().Forward.Mirrors[0].ShadowHost = false
+	m.apply(m.a, m.snapA)
+	m.get("/old", sendHeader("host", "worker"))
+	if s := <-got; s.host != "worker" {
+		t.Errorf("a copy that keeps its host has %s", s.host)
+	}
+	if v := metric(m.a, "tulle_mirror_requests_total"); v != "4" {
 		t.Errorf("mirrored: %s", v)
 	}
 }

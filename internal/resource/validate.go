@@ -119,13 +119,14 @@ func (o *object) httpRoute(path string, r *networking.HTTPRoute) {
 			o.warn(path+".retries.perTryTimeout", fmt.Sprintf("%s is longer than the route's timeout of %s: the timeout ends the first try, and no retry follows", p.AsDuration(), t.AsDuration()))
 		}
 	}
-	o.redirect(path+".redirect", r.Redirect)
+	o.redirect(path+".redirect", r)
 	o.directResponse(path+".directResponse", r.DirectResponse)
 	o.rewrite(path+".rewrite", r)
-	o.fault(path+".fault", r.Fault)
+	o.fault(path+".fault", r.Fault, r.Redirect != nil || r.DirectResponse != nil)
 	o.mirrors(path, r)
 	o.cors(path+".corsPolicy", r.CorsPolicy)
 	o.headers(path+".headers", r.Headers)
+	o.authority(path, r)
 }
 
 func (o *object) httpMatch(path string, m *networking.HTTPMatchRequest) {
@@ -134,14 +135,16 @@ func (o *object) httpMatch(path string, m *networking.HTTPMatchRequest) {
 	}
 	for _, name := range sortedKeys(m.Headers) {
 		o.headerName(path+".headers."+name, name)
-		o.presenceOrMatch(path+".headers."+name, m.Headers[name])
+		o.stringMatch(path+".headers."+name, m.Headers[name])
 	}
 	for _, name := range sortedKeys(m.WithoutHeaders) {
 		o.headerName(path+".withoutHeaders."+name, name)
-		o.presenceOrMatch(path+".withoutHeaders."+name, m.WithoutHeaders[name])
+		if m.WithoutHeaders[name].GetRegex() != "*" { // there "*" means presence (VS25)
+			o.stringMatch(path+".withoutHeaders."+name, m.WithoutHeaders[name])
+		}
 	}
 	for _, name := range sortedKeys(m.QueryParams) {
-		o.presenceOrMatch(path+".queryParams."+name, m.QueryParams[name])
+		o.stringMatch(path+".queryParams."+name, m.QueryParams[name])
 	}
 	if m.Port > 65535 {
 		o.portNumber(path+".port", m.Port)

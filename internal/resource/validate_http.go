@@ -32,9 +32,12 @@ func (o *object) wholePercent(path string, v int64) {
 	}
 }
 
-func (o *object) fault(path string, f *networking.HTTPFaultInjection) {
+func (o *object) fault(path string, f *networking.HTTPFaultInjection, answers bool) {
 	if f == nil {
 		return
+	}
+	if answers {
+		o.fail(path, "Istio takes no fault beside a redirect or directResponse")
 	}
 	if f.Delay == nil && f.Abort == nil {
 		o.fail(path, "a delay or an abort is needed")
@@ -127,9 +130,17 @@ func (o *object) cors(path string, c *networking.CorsPolicy) {
 	}
 }
 
-func (o *object) redirect(path string, r *networking.HTTPRedirect) {
+func (o *object) redirect(path string, route *networking.HTTPRoute) {
+	r := route.Redirect
 	if r == nil {
 		return
+	}
+	if r.PrefixRewrite != "" {
+		for _, m := range route.Match {
+			if _, prefix := m.GetUri().GetMatchType().(*networking.StringMatch_Prefix); m.Uri != nil && !prefix {
+				o.fail(path+".prefixRewrite", "every uri match must be a prefix")
+			}
+		}
 	}
 	if r.RedirectCode != 0 && !slices.Contains([]uint32{301, 302, 303, 307, 308}, r.RedirectCode) {
 		o.fail(path+".redirectCode", "want 301, 302, 303, 307 or 308")
@@ -227,6 +238,27 @@ func (o *object) operated(path, name string) {
 	o.headerName(path, name)
 }
 
+// authority: only one place may set the host for the whole rule.
+func (o *object) authority(path string, r *networking.HTTPRoute) {
+	var set []string
+	if r.Rewrite.GetAuthority() != "" {
+		set = append(set, "rewrite.authority")
+	}
+	for _, m := range []struct {
+		name   string
+		values map[string]string
+	}{{"set", r.Headers.GetRequest().GetSet()}, {"add", r.Headers.GetRequest().GetAdd()}} {
+		for _, k := range sortedKeys(m.values) {
+			if strings.EqualFold(k, "host") || strings.EqualFold(k, ":authority") {
+				set = append(set, "headers.request."+m.name+"."+k)
+			}
+		}
+	}
+	if len(set) > 1 {
+		o.fail(path, "the authority is set more than once: "+strings.Join(set, ", "))
+	}
+}
+
 // delegation checks VS41's form on the side of a root and of a delegate.
 func (o *object) delegation(vs *networking.VirtualService) {
 	if len(vs.Hosts) > 0 {
@@ -252,12 +284,5 @@ func (o *object) delegation(vs *networking.VirtualService) {
 				o.fail(at("spec.http", i, "match", j), "a delegate may not select proxies by gateways, sourceLabels or sourceNamespace: its root does")
 			}
 		}
-	}
-}
-
-// presenceOrMatch: Istio takes the regex "*" for presence (VS25).
-func (o *object) presenceOrMatch(path string, m *networking.StringMatch) {
-	if r, ok := m.GetMatchType().(*networking.StringMatch_Regex); !ok || r.Regex != "*" {
-		o.stringMatch(path, m)
 	}
 }

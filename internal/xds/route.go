@@ -113,7 +113,7 @@ func encodeForward(f *ir.Forward) *routepb.RouteAction {
 	out.AppendXForwardedHost = f.AppendForwardedHost
 	for _, m := range f.Mirrors {
 		out.RequestMirrorPolicies = append(out.RequestMirrorPolicies, &routepb.RouteAction_RequestMirrorPolicy{
-			Cluster: m.Cluster, TraceSampled: wrapperspb.Bool(false), RuntimeFraction: &core.RuntimeFractionalPercent{DefaultValue: fraction(m.Share)}})
+			Cluster: m.Cluster, TraceSampled: wrapperspb.Bool(false), DisableShadowHostSuffixAppend: !m.ShadowHost, RuntimeFraction: &core.RuntimeFractionalPercent{DefaultValue: fraction(m.Share)}})
 	}
 	if len(f.Clusters) == 1 && f.Clusters[0].Request.IsZero() && f.Clusters[0].Response.IsZero() && f.Clusters[0].HostRewrite == "" {
 		out.ClusterSpecifier = &routepb.RouteAction_Cluster{Cluster: f.Clusters[0].Name}
