@@ -110,6 +110,7 @@ func (b *builder) tcpListener(s *service, p *servicePort) {
 func (b *builder) routeTable(port uint16) *ir.RouteTable {
 	t := &ir.RouteTable{Name: itoa(int(port))}
 	taken := map[string]bool{}
+	t.VirtualHosts = unclaimed(b.extraHosts(port), taken) // first, as in Istio: a VirtualService may claim a service's short form
 	for _, s := range b.services {
 		p := s.port(port)
 		if p == nil || p.protocol != protoHTTP || !s.exportedTo(b.node.Namespace) {
@@ -117,7 +118,6 @@ func (b *builder) routeTable(port uint16) *ir.RouteTable {
 		}
 		t.VirtualHosts = append(t.VirtualHosts, unclaimed(b.serviceHosts(s, p), taken)...)
 	}
-	t.VirtualHosts = append(t.VirtualHosts, unclaimed(b.extraHosts(port), taken)...)
 	t.VirtualHosts = append(t.VirtualHosts, b.catchAll())
 	return t
 }

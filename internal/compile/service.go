@@ -161,7 +161,11 @@ func (s *service) domains(from string) []string {
 	}
 	d = append(d, s.Name+"."+s.Namespace, s.Name+"."+s.Namespace+".svc")
 	if s.vip.IsValid() {
-		d = append(d, s.vip.String())
+		if s.vip.Is6() {
+			d = append(d, "["+s.vip.String()+"]") // as a Host header has it
+		} else {
+			d = append(d, s.vip.String())
+		}
 	}
 	if s.headless {
 		d = append(d, "*."+s.host)

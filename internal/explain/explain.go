@@ -213,6 +213,9 @@ func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, por
 			missed = append(missed, Missed{"route " + m.Route.Name, m.Missed, first(m.Route.Match.Origin, m.Route.Origin)})
 		}
 	}
+	if vh != nil && !q.from.Gateway {
+		missed = append(missed, q.rivals(vh)...)
+	}
 	if taken == nil {
 		why := "no virtual host for " + authority
 		origin := ir.Origin{}

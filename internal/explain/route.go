@@ -38,6 +38,16 @@ func (q *question) act(a *Answer, r *route.Route, authority, path, query string,
 	return r.Forward.Clusters
 }
 
+// rivals are VirtualServices for the same host that are not looked at.
+func (q *question) rivals(vh *ir.VirtualHost) []Missed {
+	host, _, _ := strings.Cut(vh.Name, ":")
+	var out []Missed
+	for _, o := range q.index.Rivals(host, q.from.Namespace) {
+		out = append(out, Missed{"VirtualService " + o.Namespace + "/" + o.Name, "sidecars use one VirtualService for a host, the oldest (creationTimestamp, then name, then namespace): " + vh.Origin.Namespace + "/" + vh.Origin.Name, o})
+	}
+	return out
+}
+
 // outcome is the route's action in one line.
 func (q *question) outcome(r *route.Route, authority, path, query string) string {
 	if query != "" {
