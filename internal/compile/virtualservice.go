@@ -83,22 +83,32 @@ func boundTo(gateways []string, want, namespace string) bool {
 }
 
 // extraHosts are virtual hosts for hosts of VirtualServices that are no
-// services.
+// services with this port. As in Istio they are served on port 80, and on ports
+// of services that the same VirtualService names.
 func (b *builder) extraHosts(port uint16) []*ir.VirtualHost {
 	var out []*ir.VirtualHost
 	for _, vs := range b.set.VirtualServices {
 		if len(vs.Spec.Http) == 0 || !boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) || !b.virtualServiceVisible(vs, b.node.Namespace) {
 			continue
 		}
+		var hosts []string
+		serves := port == 80
 		for _, h := range vs.Spec.Hosts {
+			if host := fqdn(h, vs.Namespace); b.servesHTTP(host, port) {
+				serves = true
+			} else if host != "*" {
+				hosts = append(hosts, h)
+			}
+		}
+		if !serves || len(hosts) == 0 {
+			continue
+		}
+		routes, applied := b.httpRoutes(vs, port, "mesh")
+		if !applied {
+			continue
+		}
+		for _, h := range hosts {
 			host := fqdn(h, vs.Namespace)
-			if b.byHost[host] != nil || host == "*" {
-				continue
-			}
-			routes, applied := b.httpRoutes(vs, port, "mesh")
-			if !applied {
-				continue
-			}
 			domains := []string{host}
 			if h != host {
 				domains = append(domains, h)
@@ -107,4 +117,15 @@ func (b *builder) extraHosts(port uint16) []*ir.VirtualHost {
 		}
 	}
 	return out
+}
+
+// servesHTTP reports whether a host, which may have a wildcard, covers a
+// service with an HTTP port of that number.
+func (b *builder) servesHTTP(host string, port uint16) bool {
+	for _, s := range b.services {
+		if p := s.port(port); p != nil && p.protocol == protoHTTP && s.exportedTo(b.node.Namespace) && hostMatches(host, s.host) {
+			return true
+		}
+	}
+	return false
 }

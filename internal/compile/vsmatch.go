@@ -112,12 +112,10 @@ func compileMatch(m *networking.HTTPMatchRequest) ir.RouteMatch {
 	header(":method", m.Method)
 	header(":scheme", m.Scheme)
 	header(":authority", m.Authority)
+	// The API's text says that the keys uri, scheme, method and authority are
+	// ignored; Istio matches headers of those names (VS25).
 	for _, name := range sortedKeys(m.Headers) {
-		switch name {
-		case "uri", "scheme", "method", "authority": // ignored by Istio (VS25)
-		default:
-			out.Headers = append(out.Headers, ir.HeaderMatch{Name: strings.ToLower(name), Value: stringMatch(m.Headers[name])})
-		}
+		out.Headers = append(out.Headers, ir.HeaderMatch{Name: strings.ToLower(name), Value: stringMatch(m.Headers[name])})
 	}
 	for _, name := range sortedKeys(m.WithoutHeaders) {
 		v := stringMatch(m.WithoutHeaders[name])
