@@ -34,8 +34,7 @@ func (o *object) wholePercent(path string, v int64) {
 	}
 }
 
-// duration: Istio takes at least a millisecond, and whole ones. A timeout of 0
-// is said by leaving it out.
+// duration: Istio takes at least a millisecond, and whole ones.
 func (o *object) duration(path string, d *durationpb.Duration) {
 	if d == nil {
 		return
