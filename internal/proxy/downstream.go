@@ -34,6 +34,7 @@ type downstream struct {
 
 	remote, local         netip.AddrPort // local: the original destination
 	remoteText, localText string
+	hello                 hello
 	sni                   string
 	peer                  string // SPIFFE ID that TLS proved
 	peerNamespace         string
@@ -79,7 +80,7 @@ func (d *downstream) serve() {
 		d.refuse(telemetry.NoRoute, "filter_chain_not_found")
 		return
 	}
-	d.sni = hello.serverName
+	d.hello, d.sni = hello, hello.serverName
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
@@ -104,10 +105,10 @@ func (d *downstream) findListener() *listener {
 	d.local = addrPort(d.raw.LocalAddr())
 	if tc, ok := d.raw.(*net.TCPConn); ok {
 		d.fd, _ = tc.SyscallConn()
-		if l.UseOriginalDst {
-			if dst, ok := d.p.opts.OriginalDst(tc); ok {
-				d.local = dst
-			}
+	}
+	if l.UseOriginalDst {
+		if dst, ok := d.p.opts.OriginalDst(d.raw); ok {
+			d.local = dst
 		}
 	}
 	d.poll = d.pollFD
@@ -178,7 +179,7 @@ func (d *downstream) refuse(flag telemetry.Flags, details string) {
 // reset makes the close a RST: the peer sees "connection reset", not an empty
 // answer.
 func (d *downstream) reset() {
-	if tc, ok := d.raw.(*net.TCPConn); ok {
+	if tc, ok := d.raw.(interface{ SetLinger(sec int) error }); ok {
 		tc.SetLinger(0)
 	}
 }
@@ -186,7 +187,8 @@ func (d *downstream) reset() {
 // closedByPeer reports whether the peer has gone, without reading.
 func (d *downstream) closedByPeer() bool {
 	if d.fd == nil {
-		return false
+		c, ok := d.raw.(interface{ PeerClosed() bool }) // a connection without kernel: tests
+		return ok && c.PeerClosed()
 	}
 	d.gone = false
 	if err := d.fd.Read(d.poll); err != nil && !errors.Is(err, syscall.EAGAIN) {
@@ -204,7 +206,7 @@ func (d *downstream) follow() bool {
 	if rt == d.rt {
 		return true
 	}
-	chain := rt.chainOf(d.chain)
+	chain := rt.chainFor(d)
 	if chain == nil || chain.HTTP == nil {
 		return false
 	}
@@ -264,6 +266,6 @@ func (d *downstream) reconsider(next *runtime) {
 	f := d.reauthorize
 	d.mu.Unlock()
 	if f != nil && !f(next) {
-		d.closeIfIdle()
+		d.abort() // a connection of bytes has no request to wait for
 	}
 }

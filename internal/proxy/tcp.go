@@ -86,7 +86,10 @@ func (s *tcpSession) Ask(f *ir.ExtAuthz) authz.Verdict {
 // as the old one did. Called from Apply's goroutine; it reads only what serve
 // has stopped writing.
 func (s *tcpSession) stillAllowed(next *runtime) bool {
-	c := next.chainOf(s.chain)
+	if next.byName[s.chain.listener.Name] == nil {
+		return true // a service that left the configuration refuses nothing
+	}
+	c := next.chainFor(s.downstream)
 	if c == nil || c.TCP == nil {
 		return false
 	}

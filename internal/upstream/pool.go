@@ -238,12 +238,21 @@ func (c *Cluster) scheduleSweep(idle time.Duration) {
 	c.sweeper = time.AfterFunc(idle+idle/16+time.Millisecond, func() {
 		now := time.Now()
 		limit := c.idleTimeout()
-		c.closeIdle(func(conn *Conn) bool { return now.Sub(conn.idleSince) >= limit })
+		oldest := now
+		c.closeIdle(func(conn *Conn) bool {
+			if now.Sub(conn.idleSince) >= limit {
+				return true
+			}
+			if conn.idleSince.Before(oldest) {
+				oldest = conn.idleSince
+			}
+			return false
+		})
 		c.mu.Lock()
 		c.sweeper = nil
 		c.mu.Unlock()
 		if c.idle.Load() > 0 {
-			c.scheduleSweep(limit)
+			c.scheduleSweep(limit - now.Sub(oldest))
 		}
 	})
 }
