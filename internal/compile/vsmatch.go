@@ -112,9 +112,9 @@ func compileMatch(m *networking.HTTPMatchRequest) ir.RouteMatch {
 	header(":method", m.Method)
 	header(":scheme", m.Scheme)
 	header(":authority", m.Authority)
-	// The API's text says that the keys uri, scheme, method and authority are
-	// ignored; Istio matches headers of those names (VS25).
 	for _, name := range sortedKeys(m.Headers) {
+		// Keys such as "uri" are headers of that name: Istio's reference says that
+		// they are ignored, Istio itself matches them.
 		out.Headers = append(out.Headers, ir.HeaderMatch{Name: strings.ToLower(name), Value: stringMatch(m.Headers[name])})
 	}
 	for _, name := range sortedKeys(m.WithoutHeaders) {
