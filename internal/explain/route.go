@@ -33,7 +33,7 @@ func (q *question) act(a *Answer, r *route.Route, authority, path, query string,
 	}
 	q.sent.follow(r, path, query)
 	if p := r.Forward.Retry; p != nil && p.Attempts > 0 {
-		a.step("retry", retries(p)+q.defaults(p), p.Origin)
+		a.step("retry", retries(p)+q.defaults(p), first(p.Origin, q.versionOrigin()))
 	}
 	return r.Forward.Clusters
 }
@@ -75,11 +75,17 @@ func (q *question) outcome(r *route.Route, authority, path, query string) string
 
 // defaults says whose default a policy is that no VirtualService wrote.
 func (q *question) defaults(p *ir.RetryPolicy) string {
-	version, origin := q.index.Compatibility()
-	if p.Origin != origin && !p.Origin.IsZero() {
+	version, _ := q.index.Compatibility()
+	if !p.Origin.IsZero() {
 		return ""
 	}
 	return ", the default of Istio (" + version + ")"
+}
+
+// versionOrigin is where compatibilityVersion was written.
+func (q *question) versionOrigin() ir.Origin {
+	_, origin := q.index.Compatibility()
+	return origin
 }
 
 func retries(p *ir.RetryPolicy) string {
