@@ -25,7 +25,7 @@ import (
 // identity. Configurations follow certificate rotation by themselves.
 type TLS interface {
 	ServerTLS(d *ir.DownstreamTLS, secrets func(name string) *ir.Secret) (*tls.Config, error)
-	ClientTLS(u *ir.UpstreamTLS) (*tls.Config, error)
+	ClientTLS(u *ir.UpstreamTLS, secrets func(name string) *ir.Secret) (*tls.Config, error)
 }
 
 // Options of a Proxy. Everything but TLS may be zero.

@@ -68,7 +68,7 @@ func (p *Proxy) build(s *ir.Snapshot) (*runtime, error) {
 	}
 	rt.metadata = introduce(rt.self)
 	var err error
-	if rt.prepared, err = p.upstream.Prepare(s.Clusters, s.Endpoints); err != nil {
+	if rt.prepared, err = p.upstream.Prepare(s); err != nil {
 		return nil, err
 	}
 	tables := make(map[string]*route.Table, len(s.Routes))
@@ -232,7 +232,7 @@ func (p *Proxy) dialCluster(ctx context.Context, name string) (net.Conn, error) 
 		return nil, fmt.Errorf("cluster %s has no healthy endpoint", name)
 	}
 	deadline, _ := ctx.Deadline()
-	return c.Dial(h, deadline)
+	return c.Dial(h, deadline, upstream.Source{})
 }
 
 func (rt *runtime) secret(name string) *ir.Secret {

@@ -42,8 +42,18 @@ func (d *downstream) serveTCP() {
 		s.series.Opened()
 	}
 	idle := d.chain.TCP.IdleTimeout.D()
-	if idle == 0 {
+	switch {
+	case idle == 0:
 		idle = defaultIdle
+	case idle < 0:
+		idle = never
+	}
+	if limit := d.chain.TCP.MaxDuration.D(); limit > 0 {
+		end := time.AfterFunc(limit, func() {
+			d.raw.Close()
+			up.Conn.Close()
+		})
+		defer end.Stop()
 	}
 	received, sent := splice(d.conn, up.Conn, idle, func(received, sent int64) {
 		if s.series != nil {
@@ -115,14 +125,14 @@ func (s *tcpSession) connect() (*upstream.Conn, bool) {
 	const tries = 3 // Envoy's max_connect_attempts is 1; a dead endpoint must not cost the caller its connection
 	var avoid []*upstream.Host
 	for range tries {
-		h := s.cluster.Pick(s.local, avoid, previousHostTry)
+		h := s.cluster.PickBy(s.hash(), s.local, avoid, previousHostTry)
 		if h == nil {
 			s.rec.Flags |= telemetry.NoHealthyUpstream
 			break
 		}
 		s.host = h
 		s.rec.UpstreamHost = h.Address
-		up, err := s.cluster.Dial(h, time.Time{})
+		up, err := s.dial(h)
 		if err == nil {
 			s.rec.UpstreamLocal = up.LocalText()
 			s.cluster.Report(h, upstream.Outcome{Status: 200})
