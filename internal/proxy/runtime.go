@@ -32,9 +32,11 @@ type runtime struct {
 	byDst     map[netip.AddrPort]*listener // without a socket: handed over by original destination
 	byDstPort map[uint16]*listener         // the same on the wildcard address
 
+	tables   map[string]*route.Table
 	clusters map[string]*upstream.Cluster
 	prepared *upstream.Prepared
 	used     map[string]bool // providers, by key
+	prev     *runtime        // what may be reused; only while this one is built
 }
 
 // listener with its chains compiled.
@@ -53,58 +55,47 @@ type chain struct {
 	tls      *tls.Config
 	authz    *authz.Engine
 	asks     map[*ir.ExtAuthz]authz.Provider
+	uses     []string     // keys of the providers in asks
 	routes   *route.Table // nil: the table has not arrived, everything answers NR
 	upgrades []string
 	log      *telemetry.Logger
 	format   *telemetry.Format
 }
 
-// build compiles a snapshot; it changes nothing that is in use.
-func (p *Proxy) build(s *ir.Snapshot) (*runtime, error) {
-	rt := &runtime{
-		version: s.Version, snapshot: s, node: s.Node, principal: s.Node.Principal(), self: selfPeer(s.Node),
-		bound: map[netip.AddrPort]*listener{}, byName: map[string]*listener{},
-		byDst: map[netip.AddrPort]*listener{}, byDstPort: map[uint16]*listener{}, used: map[string]bool{},
+func (p *Proxy) addListener(rt *runtime, l *ir.Listener) error {
+	if old := rt.reusable(l); old != nil {
+		return rt.place(old)
 	}
-	rt.metadata = introduce(rt.self)
-	var err error
-	if rt.prepared, err = p.upstream.Prepare(s); err != nil {
-		return nil, err
-	}
-	tables := make(map[string]*route.Table, len(s.Routes))
-	for _, t := range s.Routes {
-		if tables[t.Name], err = route.New(t); err != nil {
-			return nil, fmt.Errorf("route table %s: %w", t.Name, err)
-		}
-	}
-	for _, l := range s.Listeners {
-		if err := p.addListener(rt, l, tables); err != nil {
-			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
-		}
-	}
-	return rt, nil
-}
-
-func (p *Proxy) addListener(rt *runtime, l *ir.Listener, tables map[string]*route.Table) error {
 	out := &listener{Listener: l}
 	for _, fc := range l.Chains {
-		c, err := p.buildChain(rt, out, fc, tables)
+		c, err := p.buildChain(rt, out, fc)
 		if err != nil {
 			return fmt.Errorf("filter chain %s: %w", fc.Name, err)
 		}
 		out.chains = append(out.chains, c)
 	}
 	if l.Default != nil {
-		c, err := p.buildChain(rt, out, l.Default, tables)
+		c, err := p.buildChain(rt, out, l.Default)
 		if err != nil {
 			return fmt.Errorf("default filter chain: %w", err)
 		}
 		out.def = c
 	}
+	return rt.place(out)
+}
+
+// place makes the listener findable.
+func (rt *runtime) place(out *listener) error {
+	l := out.Listener
 	if rt.byName[l.Name] != nil {
 		return errors.New("the name is used twice")
 	}
 	rt.byName[l.Name] = out
+	for _, c := range out.every() {
+		for _, key := range c.uses {
+			rt.used[key] = true
+		}
+	}
 	switch {
 	case l.Bind && rt.bound[l.Address] != nil:
 		return fmt.Errorf("address %s is taken by listener %s", l.Address, rt.bound[l.Address].Name)
@@ -118,7 +109,7 @@ func (p *Proxy) addListener(rt *runtime, l *ir.Listener, tables map[string]*rout
 	return nil
 }
 
-func (p *Proxy) buildChain(rt *runtime, l *listener, fc *ir.FilterChain, tables map[string]*route.Table) (*chain, error) {
+func (p *Proxy) buildChain(rt *runtime, l *listener, fc *ir.FilterChain) (*chain, error) {
 	c := &chain{FilterChain: fc, listener: l, outbound: l.Direction == ir.Outbound, gateway: rt.node.Type == ir.Router}
 	if (fc.HTTP == nil) == (fc.TCP == nil) {
 		return nil, errors.New("exactly one of http and tcp must be set")
@@ -140,7 +131,7 @@ func (p *Proxy) buildChain(rt *runtime, l *listener, fc *ir.FilterChain, tables 
 	}
 	logTo := (*ir.AccessLog)(nil)
 	if fc.HTTP != nil {
-		c.routes, logTo, c.upgrades = tables[fc.HTTP.RouteTable], fc.HTTP.AccessLog, fc.HTTP.Upgrades
+		c.routes, logTo, c.upgrades = rt.tables[fc.HTTP.RouteTable], fc.HTTP.AccessLog, fc.HTTP.Upgrades
 	} else {
 		logTo = fc.TCP.AccessLog
 		if len(fc.TCP.Clusters) == 0 {
@@ -202,7 +193,7 @@ func (p *Proxy) bindProviders(rt *runtime, c *chain) error {
 			c.asks = map[*ir.ExtAuthz]authz.Provider{}
 		}
 		c.asks[e] = p.providers[key]
-		rt.used[key] = true
+		c.uses = append(c.uses, key)
 	}
 	return nil
 }
@@ -249,6 +240,9 @@ func (rt *runtime) chainOf(old *chain) *chain {
 	l := rt.byName[old.listener.Name]
 	if l == nil {
 		return nil
+	}
+	if l == old.listener { // shared by both runtimes
+		return old
 	}
 	if old.listener.def == old {
 		return l.def

@@ -97,6 +97,9 @@ func (s *tcpSession) Ask(f *ir.ExtAuthz) authz.Verdict {
 // has stopped writing.
 func (s *tcpSession) stillAllowed(next *runtime) bool {
 	c := next.chainOf(s.chain)
+	if c == s.chain {
+		return true
+	}
 	if c == nil || c.TCP == nil {
 		return false
 	}
