@@ -149,8 +149,8 @@ func (s *tcpSession) connect() (*upstream.Conn, bool) {
 		s.rec.Flags |= telemetry.UpstreamConnectFailure
 		s.rec.Failure = err.Error()
 		avoid = append(avoid, h)
-		if s.cluster.Config().Type == ir.OriginalDst {
-			break
+		if s.cluster.Config().Type == ir.OriginalDst || s.chain.TCP.Tunnel != nil {
+			break // there is no other, or the forward proxy has refused
 		}
 	}
 	s.reset()
