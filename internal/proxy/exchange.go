@@ -28,6 +28,7 @@ type exchange struct {
 	query    string      // with its "?"
 	scheme   string
 	method   string
+	http2    bool // the caller speaks it
 	grpc     bool
 
 	authz authz.Input
@@ -80,6 +81,7 @@ func (x *exchange) begin() {
 // can carry another request.
 func (x *exchange) handle() (again bool) {
 	x.keepAlive = x.req.KeepAlive
+	x.http2 = x.c.protocol() == telemetry.HTTP2
 	defer x.record()
 	if !x.identify() || !x.authorize() || !x.chooseRoute() {
 		return x.finished()

@@ -19,7 +19,7 @@ var errWrite = errors.New("write upstream")
 // most replayLimit, or being here already.
 func (x *exchange) readAhead() bool {
 	r := x.c
-	if x.bodyDone || r.Complete() {
+	if x.bodyDone || r.Complete() || x.req.Upgrade != "" { // what follows an upgrade is no body
 		x.bodyDone = true
 		return true
 	}

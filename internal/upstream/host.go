@@ -24,6 +24,10 @@ type Host struct {
 
 	mu   sync.Mutex
 	idle []*Conn // last in, first out: the warmest connection is used first
+	// shared are the HTTP/2 connections; guarded by mu.
+	shared    []*h2Conn
+	dialing   atomic.Bool // a request dials for HTTP/2; others wait for it
+	onlyHTTP1 atomic.Bool // the host refused HTTP/2 when asked
 
 	ejected atomic.Bool
 	outlier atomic.Pointer[outlier] // nil until something fails
@@ -38,8 +42,12 @@ func newHost(c *Cluster, e *ir.Endpoint) *Host {
 // update takes over the endpoint's newest description; the peer's pointer stays
 // as long as it says the same, because metrics are indexed by it.
 func (h *Host) update(e *ir.Endpoint) {
-	if h.endpoint.Swap(e).Workload != e.Workload {
+	old := h.endpoint.Swap(e)
+	if old.Workload != e.Workload {
 		h.peer.Store(nil)
+	}
+	if *old != *e {
+		h.onlyHTTP1.Store(false)
 	}
 }
 
@@ -79,6 +87,7 @@ func (h *Host) remove() {
 	for _, conn := range h.takeIdle(func(*Conn) bool { return true }) {
 		conn.Close()
 	}
+	h.closeShared(func(*Conn) bool { return true })
 }
 
 // popIdle takes the most recently used connection.

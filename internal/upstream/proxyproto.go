@@ -90,15 +90,11 @@ func (c *Cluster) Dial(h *Host, deadline time.Time, from Source) (*Conn, error) 
 	}
 	version := c.conf.Load().ProxyProtocol
 	if version == "" {
-		return c.dial(h, deadline)
+		return c.dial(h, deadline, false)
 	}
-	limit := time.Now().Add(c.connectTimeout())
-	if !deadline.IsZero() && deadline.Before(limit) {
-		limit = deadline
-	}
-	ctx, cancel := context.WithDeadline(context.WithValue(context.Background(), sourceKey{}, announcement{version, from}), limit)
+	ctx, cancel := c.dialContext(deadline)
 	defer cancel()
-	conn, err := c.connect(ctx, h)
+	conn, err := c.connect(context.WithValue(ctx, sourceKey{}, announcement{version, from}), h, false)
 	if err != nil {
 		c.unclaim(h)
 		c.stats.connectFail.Add(1)
@@ -111,10 +107,10 @@ func (c *Cluster) Dial(h *Host, deadline time.Time, from Source) (*Conn, error) 
 
 // AcquireFor is Acquire for a request of one downstream connection. Where the
 // cluster announces that, connections cannot be shared: each request gets one
-// of its own.
-func (c *Cluster) AcquireFor(from Source, h *Host, deadline time.Time, fresh, check bool) (Carrier, error) {
+// of its own, and that speaks HTTP/1.1.
+func (c *Cluster) AcquireFor(from Source, h *Host, deadline time.Time, http2, fresh, check bool) (Carrier, error) {
 	if c.conf.Load().ProxyProtocol == "" {
-		return c.Acquire(h, deadline, fresh, check)
+		return c.Acquire(h, deadline, http2, fresh, check)
 	}
 	conn, err := c.Dial(h, deadline, from)
 	if err != nil {
