@@ -38,11 +38,11 @@ type Conn struct {
 
 	peer       peerSettings
 	settled    chan struct{} // closed with the peer's first SETTINGS, or the end
-	sendWindow int64 // the connection's, to send
-	blocked    int   // streams that wait for sendWindow
-	recvWindow int64 // what the peer may still send
-	recvCredit int64 // consumed and not yet given back
-	budget     int   // WINDOW_UPDATEs still accepted
+	sendWindow int64         // the connection's, to send
+	blocked    int           // streams that wait for sendWindow
+	recvWindow int64         // what the peer may still send
+	recvCredit int64         // consumed and not yet given back
+	budget     int           // WINDOW_UPDATEs still accepted
 
 	draining  bool // we take or open no new streams
 	drainPing bool // the second GOAWAY waits for this PING's answer

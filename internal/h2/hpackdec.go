@@ -117,7 +117,7 @@ func (d *decoder) readLiteral(block []byte, index bool, a *arena, e *entry) ([]b
 	}
 	e.badValue = !validValue(e.value)
 	if index && len(e.name)+len(e.value)+entryOverhead <= d.max {
-		both := e.name + e.value
+		both := string(append(append(make([]byte, 0, len(e.name)+len(e.value)), e.name...), e.value...)) // name + "" would be name itself, in the arena
 		if i == 0 || i > uint64(len(staticTable)) {
 			e.name = both[:len(e.name)]
 		}

@@ -294,12 +294,12 @@ func (x *exchange) classify(err error) *failure {
 
 // closeUpstream gives up the current upstream connection.
 func (x *exchange) closeUpstream() {
+	x.stopPump() // it writes to the upstream
 	if x.up != nil {
 		x.c.watch(nil)
 		x.up.Close()
 		x.up = nil
 	}
-	x.stopPump()
 }
 
 // abandon is closeUpstream at the end of an exchange.

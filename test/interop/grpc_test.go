@@ -12,12 +12,12 @@ import (
 )
 
 // cases are grpc-go's interoperability cases that need neither Google's
-// credentials nor a load balancer of its own.
+// credentials nor a load balancer or load reports configured in the client.
 var cases = []string{
 	"empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream",
 	"timeout_on_sleeping_server", "cancel_after_begin", "cancel_after_first_response",
 	"status_code_and_message", "special_status_message", "custom_metadata", "unimplemented_method", "unimplemented_service",
-	"pick_first_unary", "orca_per_rpc", "rpc_soak", "channel_soak",
+	"rpc_soak", "channel_soak",
 }
 
 // TestGRPC runs grpc-go's own client program against its own server program,
