@@ -158,7 +158,11 @@ func (b *builder) finishTCP(t *ir.TCPProxy) {
 	}
 	t.MaxDuration = dur(p.pool.GetTcp().GetMaxConnectionDuration(), 0)
 	t.HashSourceIP = p.lb.GetConsistentHash().GetUseSourceIp()
-	if p.tunnel != nil && len(t.Clusters) == 1 {
+	switch {
+	case p.tunnel == nil || len(t.Clusters) > 1:
+	case p.tunnel.Protocol == "POST": // refused: nothing must go past the tunnel
+		t.Clusters = []ir.WeightedCluster{{Name: ir.BlackHoleCluster}}
+	default:
 		t.Tunnel = &ir.Tunnel{Target: joinHostPort(p.tunnel.TargetHost, uint16(p.tunnel.TargetPort)), Origin: p.tunnelAt}
 	}
 }

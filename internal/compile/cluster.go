@@ -49,7 +49,7 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	b.applyLB(c, p.lb)
 	b.applyTLS(c, s, port, subsetName, p)
 	if p.proxyProtocol != nil {
-		c.ProxyProtocol = p.proxyProtocol.Version.String()
+		b.applyProxyProtocol(c, p)
 	}
 	b.out.Clusters = append(b.out.Clusters, c)
 	if c.Type == ir.EDS {

@@ -176,6 +176,8 @@ type policy struct {
 	budget                           *networking.TrafficPolicy_RetryBudget
 	outlierAt, tlsAt, lbAt, tunnelAt ir.Origin
 	from                             *resource.DestinationRule // of tls
+	announcer                        *resource.DestinationRule // of proxyProtocol
+	announcerPath                    string
 	tlsPath                          string
 }
 
@@ -212,7 +214,7 @@ func (p policy) overlay(t *networking.TrafficPolicy, dr *resource.DestinationRul
 		p.tunnel, p.tunnelAt = t.Tunnel, dr.At(path+".tunnel")
 	}
 	if t.ProxyProtocol != nil {
-		p.proxyProtocol = t.ProxyProtocol
+		p.proxyProtocol, p.announcer, p.announcerPath = t.ProxyProtocol, dr, path
 	}
 	if t.RetryBudget != nil {
 		p.budget = t.RetryBudget

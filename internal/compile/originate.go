@@ -17,7 +17,12 @@ func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetN
 		Mode: "ISTIO_MUTUAL", Secret: ir.SecretWorkload, ValidationSecret: ir.SecretRootCA, SANs: b.sans(s),
 		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: []string{"istio"},
 	}
-	if port.protocol == protoHTTP {
+	switch { // the proxy offers what suits the protocol that it speaks
+	case c.HTTP.Protocol == "http2":
+		mutual.ALPN = []string{"istio-h2", "istio"}
+	case c.HTTP.Protocol == "downstream":
+		mutual.ALPN = []string{"istio-h2", "istio-http/1.1", "istio"}
+	case port.protocol == protoHTTP:
 		mutual.ALPN = []string{"istio-http/1.1", "istio"}
 	}
 	if p.tls == nil {
@@ -50,12 +55,19 @@ func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetN
 		}
 		c.TLS = mutual
 	default:
-		if c.TLS = b.originate(s, p); c.TLS == nil {
-			// Plaintext instead would betray the user: the cluster gets no endpoint.
-			c.Type, c.LB, c.Endpoints = ir.Static, ir.Random, nil
-			c.Hash, c.Warmup, c.LocalityWeighted = nil, nil, false
+		if c.TLS = b.originate(s, p); c.TLS != nil && c.HTTP.Protocol == "http2" {
+			c.TLS.ALPN = []string{"h2"}
+		}
+		if c.TLS == nil {
+			withoutEndpoints(c) // plaintext instead would betray the user
 		}
 	}
+}
+
+// withoutEndpoints makes a cluster that answers 503 (UH).
+func withoutEndpoints(c *ir.Cluster) {
+	c.Type, c.LB, c.Endpoints = ir.Static, ir.Random, nil
+	c.Hash, c.Warmup, c.ZoneAware, c.LocalityWeighted = nil, nil, nil, false
 }
 
 func exactly(values []string) []ir.Match {

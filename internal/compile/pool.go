@@ -5,6 +5,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
 // applyPool copies connection pool settings. A number of 0 means "not set", as
@@ -32,6 +33,9 @@ func (x *Index) applyPool(c *ir.Cluster, p *networking.ConnectionPoolSettings) {
 	if idle != nil {
 		d := ir.Duration(idle.AsDuration())
 		c.HTTP.IdleTimeout = &d
+	}
+	if k := http.GetHttp2KeepAlive(); k != nil {
+		c.HTTP.HTTP2KeepAlive = &ir.HTTP2KeepAlive{Interval: dur(k.Interval, 0), Timeout: dur(k.Timeout, 0)}
 	}
 	if http.GetUseClientProtocol() {
 		c.HTTP.Protocol = "downstream"
@@ -64,6 +68,17 @@ func (x *Index) applyUpgrade(c *ir.Cluster, port *servicePort, p *networking.Con
 			c.HTTP.Protocol = "http2"
 		}
 	}
+}
+
+// applyProxyProtocol announces the downstream's addresses. An HTTP/2 connection
+// is shared by many downstreams, so it cannot.
+func (x *Index) applyProxyProtocol(c *ir.Cluster, p policy) {
+	if c.HTTP.Protocol != "" {
+		x.report(resource.Error, &p.announcer.Meta, p.announcerPath+".proxyProtocol", "cannot be combined with HTTP/2 to the upstream; requests to "+c.Service.Host+" are answered 503 (UH)", "set h2UpgradePolicy: DO_NOT_UPGRADE")
+		withoutEndpoints(c)
+		return
+	}
+	c.ProxyProtocol = p.proxyProtocol.Version.String()
 }
 
 func applyBudget(c *ir.Cluster, b *networking.TrafficPolicy_RetryBudget) {

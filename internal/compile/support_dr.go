@@ -19,14 +19,4 @@ func (x *Index) checkPolicy(dr *resource.DestinationRule, p *networking.TrafficP
 		return
 	}
 	x.refuse(&dr.Meta, map[string]bool{path + ".tunnel.protocol": p.Tunnel.GetProtocol() == "POST"})
-	x.checkBlocks(dr, path, p.ConnectionPool)
-	for i, pl := range p.PortLevelSettings {
-		x.checkBlocks(dr, at(path+".portLevelSettings", i), pl.ConnectionPool)
-	}
-}
-
-func (x *Index) checkBlocks(dr *resource.DestinationRule, path string, pool *networking.ConnectionPoolSettings) {
-	x.refuse(&dr.Meta, map[string]bool{
-		path + ".connectionPool.http.http2KeepAlive": pool.GetHttp().GetHttp2KeepAlive() != nil,
-	})
 }

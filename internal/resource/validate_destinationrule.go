@@ -206,6 +206,13 @@ func (o *object) connectionPool(path string, c *networking.ConnectionPoolSetting
 			o.fail(path+"."+name, "may not be negative")
 		}
 	}
+	if k := c.GetHttp().GetHttp2KeepAlive(); k != nil {
+		if k.Interval == nil || k.Timeout == nil {
+			o.fail(path+".http.http2KeepAlive", "interval and timeout are needed")
+		}
+		o.period(path+".http.http2KeepAlive.interval", k.Interval)
+		o.period(path+".http.http2KeepAlive.timeout", k.Timeout)
+	}
 	if h := c.GetHttp(); h.GetUseClientProtocol() && h.GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE {
 		o.fail(path+".http.useClientProtocol", "cannot be combined with h2UpgradePolicy UPGRADE")
 	}
