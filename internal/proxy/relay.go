@@ -30,7 +30,7 @@ func (x *exchange) relay() {
 		x.settle(ok)
 	}
 	x.stopPump()
-	x.returnUpstream(ok)
+	x.whole = ok
 }
 
 // prepareResponse applies what the route says.
@@ -148,12 +148,12 @@ func (x *exchange) sent(err error) bool {
 }
 
 // returnUpstream pools the connection if both messages are through.
-func (x *exchange) returnUpstream(ok bool) {
+func (x *exchange) returnUpstream() {
 	if x.up == nil {
 		return
 	}
 	x.c.watch(nil)
-	if ok && x.upKeepsAlive && x.up.Complete() && x.c.Complete() && !x.c.leaving() {
+	if x.whole && x.upKeepsAlive && x.up.Complete() && x.c.Complete() && !x.c.leaving() {
 		x.up.Release(time.Now())
 	} else {
 		x.up.Close()
