@@ -45,11 +45,19 @@ func (r *runner) use(name string) error {
 		d, n := splitYAML(as, 1, strings.Split(string(b), "\n"))
 		docs, notes = append(docs, d...), append(notes, n...)
 	}
-	return r.apply(docs, notes)
+	r.add(docs, notes)
+	r.dirty = true // in force with the next step: usually there is more to come
+	return nil
 }
 
-// apply adds documents, or replaces those of the same kind and name.
+// apply puts documents in force.
 func (r *runner) apply(docs []document, notes []note) error {
+	r.add(docs, notes)
+	return r.reconcile()
+}
+
+// add adds documents, or replaces those of the same kind and name.
+func (r *runner) add(docs []document, notes []note) {
 	for _, d := range docs {
 		replaced := false
 		for i := range r.world.docs {
@@ -63,7 +71,6 @@ func (r *runner) apply(docs []document, notes []note) error {
 		}
 	}
 	r.notes = append(r.notes, notes...)
-	return r.reconcile()
 }
 
 // forget drops the notes of a document that is leaving.
@@ -101,6 +108,7 @@ func (r *runner) delete(what string) error {
 // reconcile puts the configuration in force and compares what the user is told
 // with what the notes say.
 func (r *runner) reconcile() error {
+	r.dirty = false
 	problems, err := r.world.reconcile()
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func TestWrongExpectations(t *testing.T) {
 		{"from web GET http://worker:8000/ 200 times\n  answered by worker-v1 about 80%", "would be within chance"},
 		{"from web GET http://nowhere/", "s.mesh:2: request 1 of 1: failed"},
 		{"from web TCP db:5432\n  sends \"a\"\n  reads \"b\"", "s.mesh:4: read \"db-v"},
-		{"from web TCP db:5432\n  is closed", "s.mesh:3: read \"\""},
+		{"from web TCP db:5432\n  is reset", "s.mesh:3: read \"\", EOF"},
 		{"from web TCP db:5432\n  sends \"a\"\n  is reset", "s.mesh:4: read \"db-v"},
 		{"metric web istio_requests_total is 1", "s.mesh:2: it is 0"},
 		{"from nobody GET http://worker:8000/", `s.mesh:2: no workload "nobody"`},

@@ -17,6 +17,7 @@ type runner struct {
 	notes   []note
 	started map[string]*running // requests in the background, by name
 	ids     int
+	dirty   bool     // configuration was added that is not in force yet
 	foreign []string // files whose warnings are not the script's to note
 	// asked, if set, is told of every request step (explain's agreement).
 	asked func(r *runner, st *step, who string, q *request, outs []outcome)
@@ -98,6 +99,11 @@ func (r *runner) run() {
 func (r *runner) step(st *step) error {
 	word, rest, _ := strings.Cut(st.text, " ")
 	rest = strings.TrimSpace(rest)
+	if r.dirty && word != "use" && word != "config" {
+		if err := r.reconcile(); err != nil {
+			return err
+		}
+	}
 	switch word {
 	case "use":
 		return r.use(rest)

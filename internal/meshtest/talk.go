@@ -23,7 +23,7 @@ type talk interface {
 }
 
 // talkTimeout ends a conversation in which nobody speaks.
-const talkTimeout = 10 * time.Minute
+const talkTimeout = 24 * time.Hour
 
 // talk is the conversation that a question asks for; nil: it is a request.
 func (q *asking) talk() talk {

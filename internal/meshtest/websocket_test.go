@@ -114,7 +114,7 @@ func echoMessages(ctx context.Context, c *websocket.Conn) {
 func TestWebSocketSizes(t *testing.T) {
 	overWays(t, echoMessages, nil, func(t *testing.T, _ *world, dial func(*websocket.DialOptions) *websocket.Conn) {
 		c := dial(nil)
-		for _, n := range []int{0, 1, 125, 126, 127, 65535, 65536, 1 << 20, 5 << 20} {
+		for _, n := range []int{0, 1, 125, 126, 127, 65535, 65536, 2 << 20} {
 			sent := bytes.Repeat([]byte("0123456789abcdef"), n/16+1)[:n]
 			done := make(chan error, 1)
 			go func() { done <- c.Write(t.Context(), websocket.MessageBinary, sent) }()
@@ -197,7 +197,7 @@ func TestWebSocketPingAndSilence(t *testing.T) {
 // Close codes and reasons pass both ways; an end without a close frame is not
 // made into one.
 func TestWebSocketClose(t *testing.T) {
-	for _, code := range []websocket.StatusCode{websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusInternalError, 3000, 4999} {
+	for _, code := range []websocket.StatusCode{websocket.StatusNormalClosure, websocket.StatusInternalError, 4999} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			fromServer := func(ctx context.Context, c *websocket.Conn) { c.Close(code, "the server's reason") }
 			overWays(t, fromServer, nil, func(t *testing.T, _ *world, dial func(*websocket.DialOptions) *websocket.Conn) {

@@ -39,6 +39,7 @@ type mirror struct {
 	cluster *upstream.Cluster
 	head    header.Head
 	intro   string
+	http2   bool          // the caller speaks it
 	limit   time.Duration // for the response's head; 0: none
 
 	mu       sync.Mutex
@@ -62,7 +63,7 @@ func (x *exchange) mirror(f *ir.Forward) {
 		if cluster == nil || !drawn(m.Share) {
 			continue
 		}
-		c := &mirror{set: &x.d.p.mirrors, cluster: cluster, head: x.copyHead(f, m.ShadowHost), intro: x.rt.metadata, limit: f.Timeout.D(), news: make(chan struct{}, 1)}
+		c := &mirror{set: &x.d.p.mirrors, cluster: cluster, head: x.copyHead(f, m.ShadowHost), intro: x.rt.metadata, http2: x.http2, limit: f.Timeout.D(), news: make(chan struct{}, 1)}
 		if c.set.start(c) {
 			x.copies = append(x.copies, c)
 			c.feed(x.body, x.bodyDone, x.c.Trailers())

@@ -251,16 +251,16 @@ func (rt *runtime) secret(name string) *ir.Secret {
 }
 
 // chainFor is the chain of this configuration for a connection that another
-// one accepted: the one that would take it now, if what the connection has
+// one accepted with the chain old: the one that would take it now, if what the connection has
 // settled (TLS, who the peer is, the protocol) is settled there alike. nil: it
 // would not be accepted as it is.
-func (rt *runtime) chainFor(d *downstream) *chain {
-	l := rt.byName[d.chain.listener.Name]
+func (rt *runtime) chainFor(d *downstream, old *chain) *chain {
+	l := rt.byName[old.listener.Name]
 	if l == nil {
 		return nil
 	}
 	c := l.match(d.local, d.hello)
-	if c == nil || (c.HTTP == nil) != (d.chain.HTTP == nil) || !sameTLS(c.TLS, d.chain.TLS) {
+	if c == nil || (c.HTTP == nil) != (old.HTTP == nil) || !sameTLS(c.TLS, old.TLS) {
 		return nil
 	}
 	return c

@@ -34,9 +34,7 @@ func (d *downstream) serveTCP() {
 		return
 	}
 	defer up.Close()
-	d.mu.Lock()
-	d.reauthorize = s.stillAllowed
-	d.mu.Unlock()
+	defer d.watch(s.stillAllowed, d.abort)()
 	s.series = d.p.metrics.Series(s.key(d.rt))
 	if s.series != nil {
 		s.series.Opened()
@@ -89,7 +87,7 @@ func (s *tcpSession) stillAllowed(next *runtime) bool {
 	if next.byName[s.chain.listener.Name] == nil {
 		return true // a service that left the configuration refuses nothing
 	}
-	c := next.chainFor(s.downstream)
+	c := next.chainFor(s.downstream, s.chain)
 	if c == nil || c.TCP == nil {
 		return false
 	}
