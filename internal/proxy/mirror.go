@@ -39,7 +39,7 @@ type mirror struct {
 	cluster *upstream.Cluster
 	head    header.Head
 	intro   string
-	http2   bool          // the caller speaks it
+	http2   bool          // what the request came with
 	limit   time.Duration // for the response's head; 0: none
 
 	mu       sync.Mutex
