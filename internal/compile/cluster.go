@@ -140,6 +140,7 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 		Service:        ir.ServiceRef{Host: s.host, Name: s.Name, Namespace: s.Namespace, Port: port.number, Subset: subsetName},
 		Origin:         s.Origin(),
 	}
+	c.HTTP.Protocol = port.protocol.upstreamProtocol()
 	if s.headless {
 		c.Type, c.LB = ir.OriginalDst, ir.ClusterProvided
 	}
@@ -208,6 +209,9 @@ func applyPool(c *ir.Cluster, p *networking.ConnectionPoolSettings) {
 		limit(&c.HTTP.MaxRequestsPerConn, h.MaxRequestsPerConnection)
 		limit(&c.HTTP.MaxConcurrentStreams, h.MaxConcurrentStreams)
 		c.HTTP.IdleTimeout = dur(h.IdleTimeout, c.HTTP.IdleTimeout)
+		if h.UseClientProtocol {
+			c.HTTP.Protocol = ir.DownstreamProtocol
+		}
 	}
 }
 
@@ -258,10 +262,7 @@ func applyLB(c *ir.Cluster, lb *networking.LoadBalancerSettings) {
 func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetName string, p policy) {
 	mutual := &ir.UpstreamTLS{
 		Mode: "ISTIO_MUTUAL", Secret: ir.SecretWorkload, ValidationSecret: ir.SecretRootCA, SANs: b.sans(s),
-		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: []string{"istio"},
-	}
-	if port.protocol == protoHTTP {
-		mutual.ALPN = []string{"istio-http/1.1", "istio"}
+		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: port.protocol.meshALPN(),
 	}
 	if p.tls == nil {
 		mode, from := b.clientMode(s)

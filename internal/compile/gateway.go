@@ -75,7 +75,7 @@ func (b *builder) gatewayListener(port uint16, servers []*server) {
 		case "HTTP":
 			plain = append(plain, s)
 		case "HTTPS":
-			l.InspectTLS, l.InspectTimeout = true, inspectTimeout
+			l.InspectTLS, l.InspectTimeout = true, b.inspectTimeout()
 			if c := b.httpsChain(s); c != nil {
 				l.Chains = append(l.Chains, c)
 			}

@@ -3,7 +3,6 @@ package compile
 import (
 	"net/netip"
 	"slices"
-	"time"
 
 	meshv1 "istio.io/api/mesh/v1alpha1"
 
@@ -11,8 +10,6 @@ import (
 )
 
 var wildcard = netip.IPv4Unspecified()
-
-const inspectTimeout = ir.Duration(5 * time.Second)
 
 // outbound compiles what a sidecar does with the connections of its workload.
 func (b *builder) outbound() {
@@ -28,11 +25,10 @@ func (b *builder) outbound() {
 		}
 		for i := range s.ports {
 			p := &s.ports[i]
-			if p.protocol == protoTCP || p.protocol == protoAuto {
-				b.tcpListener(s, p)
-			}
-			if p.protocol == protoHTTP {
+			if p.protocol.isHTTP() {
 				httpPorts[p.number] = true
+			} else {
+				b.tcpListener(s, p)
 			}
 		}
 	}
@@ -92,9 +88,9 @@ func (b *builder) tcpListener(s *service, p *servicePort) {
 	l := &ir.Listener{Name: name, Address: netip.AddrPortFrom(addr, p.number), Direction: ir.Outbound, Origin: s.Origin()}
 	chain := &ir.FilterChain{Name: name, TCP: tcp, Origin: origin}
 	if p.protocol == protoAuto {
-		l.InspectTLS, l.InspectHTTP, l.InspectTimeout, l.ContinueOnInspectTimeout = true, true, inspectTimeout, true
+		l.InspectTLS, l.InspectHTTP, l.InspectTimeout, l.ContinueOnInspectTimeout = true, true, b.inspectTimeout(), true
 		table := s.host + ":" + itoa(int(p.number))
-		l.Chains = append(l.Chains, &ir.FilterChain{Name: name + "_http", Match: ir.ChainMatch{Transport: ir.TransportRaw, ALPN: []string{"http/1.1"}}, HTTP: b.http(table)})
+		l.Chains = append(l.Chains, &ir.FilterChain{Name: name + "_http", Match: ir.ChainMatch{Transport: ir.TransportRaw, ALPN: plainHTTP}, HTTP: b.http(table)})
 		b.out.Routes = append(b.out.Routes, &ir.RouteTable{Name: table, VirtualHosts: append(b.serviceHosts(s, p), b.catchAll())})
 		l.Default = chain
 	} else {
@@ -110,7 +106,7 @@ func (b *builder) routeTable(port uint16) *ir.RouteTable {
 	taken := map[string]bool{}
 	for _, s := range b.services {
 		p := s.port(port)
-		if p == nil || p.protocol != protoHTTP || !s.exportedTo(b.node.Namespace) {
+		if p == nil || !p.protocol.isHTTP() || !s.exportedTo(b.node.Namespace) {
 			continue
 		}
 		t.VirtualHosts = append(t.VirtualHosts, unclaimed(b.serviceHosts(s, p), taken)...)

@@ -12,15 +12,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
-// protocol of a service port, as far as compiling differs.
-type protocol int
-
-const (
-	protoAuto protocol = iota // not said: sniff
-	protoHTTP
-	protoTCP
-)
-
 // service is one Kubernetes Service with its instances.
 type service struct {
 	*resource.Service
@@ -49,15 +40,15 @@ func (x *Index) indexServices() {
 		if addr, err := netip.ParseAddr(spec.ClusterIP); err == nil {
 			svc.vip = addr
 		}
-		for i, p := range spec.Ports {
-			if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP {
+		for _, p := range spec.Ports {
+			if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP || protocolOf(p) == protoUDP {
 				continue // UDP is not redirected, as in Istio
 			}
 			sp := servicePort{number: uint16(p.Port), name: p.Name, target: p.TargetPort}
 			if sp.target.IntValue() == 0 && sp.target.StrVal == "" {
 				sp.target = intstr.FromInt32(p.Port)
 			}
-			sp.protocol = x.protocolOf(s, i, p)
+			sp.protocol = protocolOf(p)
 			svc.ports = append(svc.ports, sp)
 		}
 		if len(spec.Selector) > 0 {
@@ -72,28 +63,16 @@ func (x *Index) indexServices() {
 	}
 }
 
-// protocolOf follows Istio's protocol selection: appProtocol, then the port
-// name's first word; anything else is found out by sniffing.
-func (x *Index) protocolOf(s *resource.Service, i int, p corev1.ServicePort) protocol {
-	word := ""
+// protocolOf takes appProtocol, else the port's name.
+func protocolOf(p corev1.ServicePort) protocol {
+	if p.Protocol == corev1.ProtocolUDP {
+		return protoUDP
+	}
+	name := p.Name
 	if p.AppProtocol != nil {
-		word = strings.TrimPrefix(strings.ToLower(*p.AppProtocol), "kubernetes.io/")
-	} else {
-		word, _, _ = strings.Cut(strings.ToLower(p.Name), "-")
-		if strings.HasPrefix(strings.ToLower(p.Name), "grpc-web") {
-			word = "grpc-web"
-		}
+		name = *p.AppProtocol
 	}
-	switch word {
-	case "http", "ws":
-		return protoHTTP
-	case "http2", "h2c", "grpc", "grpc-web":
-		x.report(resource.Warning, &s.Meta, at("spec.ports", i), "HTTP/2 and gRPC are forwarded as TCP for now: mutual TLS and policies on identities hold, routing and policies on requests do not", "")
-		return protoTCP
-	case "tcp", "redis", "mongo", "mysql", "https", "tls", "postgres", "udp":
-		return protoTCP
-	}
-	return protoAuto
+	return parseProtocol(name, uint16(p.Port))
 }
 
 // subset reports whether every label of want is in have.

@@ -133,15 +133,14 @@ func (x *Index) checkPolicy(dr *resource.DestinationRule, p *networking.TrafficP
 func (x *Index) checkBlocks(dr *resource.DestinationRule, path string, lb *networking.LoadBalancerSettings, pool *networking.ConnectionPoolSettings, tls *networking.ClientTLSSettings) {
 	h2 := pool.GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
 	x.refuse(&dr.Meta, map[string]bool{
-		path + ".loadBalancer.consistentHash":           lb.GetConsistentHash() != nil,
-		path + ".loadBalancer.localityLbSetting":        len(lb.GetLocalityLbSetting().GetDistribute())+len(lb.GetLocalityLbSetting().GetFailover())+len(lb.GetLocalityLbSetting().GetFailoverPriority()) > 0,
-		path + ".loadBalancer.warmup":                   lb.GetWarmup() != nil,
-		path + ".loadBalancer.warmupDurationSecs":       lb.GetWarmupDurationSecs() != nil,
-		path + ".loadBalancer.zoneAwareLbSetting":       lb.GetZoneAwareLbSetting() != nil,
-		path + ".connectionPool.http.http2KeepAlive":    pool.GetHttp().GetHttp2KeepAlive() != nil,
-		path + ".connectionPool.http.h2UpgradePolicy":   h2,
-		path + ".connectionPool.http.useClientProtocol": pool.GetHttp().GetUseClientProtocol(),
-		path + ".tls.mode (SIMPLE, MUTUAL)":             tls != nil && (tls.Mode == networking.ClientTLSSettings_SIMPLE || tls.Mode == networking.ClientTLSSettings_MUTUAL),
+		path + ".loadBalancer.consistentHash":         lb.GetConsistentHash() != nil,
+		path + ".loadBalancer.localityLbSetting":      len(lb.GetLocalityLbSetting().GetDistribute())+len(lb.GetLocalityLbSetting().GetFailover())+len(lb.GetLocalityLbSetting().GetFailoverPriority()) > 0,
+		path + ".loadBalancer.warmup":                 lb.GetWarmup() != nil,
+		path + ".loadBalancer.warmupDurationSecs":     lb.GetWarmupDurationSecs() != nil,
+		path + ".loadBalancer.zoneAwareLbSetting":     lb.GetZoneAwareLbSetting() != nil,
+		path + ".connectionPool.http.http2KeepAlive":  pool.GetHttp().GetHttp2KeepAlive() != nil,
+		path + ".connectionPool.http.h2UpgradePolicy": h2,
+		path + ".tls.mode (SIMPLE, MUTUAL)":           tls != nil && (tls.Mode == networking.ClientTLSSettings_SIMPLE || tls.Mode == networking.ClientTLSSettings_MUTUAL),
 	})
 }
 

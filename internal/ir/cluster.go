@@ -97,9 +97,27 @@ type Outlier struct {
 	MinHealthPercent   uint32   `json:"minHealthPercent,omitempty"`
 }
 
+// Protocols of HTTPUpstream.
+const (
+	HTTP1              = "http1" // or ""
+	HTTP2              = "http2" // over plaintext with prior knowledge (h2c)
+	DownstreamProtocol = "downstream"
+)
+
+// MeshALPN is what a mesh client offers over mutual TLS when it carries
+// requests of HTTP/2 or of HTTP/1.1, best first: how the server's proxy knows
+// them (what Istio's alpn filter sets). In a cluster of DownstreamProtocol it
+// replaces UpstreamTLS.ALPN for requests.
+func MeshALPN(http2 bool) []string {
+	if http2 {
+		return []string{"istio-h2", "istio", "h2"}
+	}
+	return []string{"istio-http/1.1", "istio", "http/1.1"}
+}
+
 // HTTPUpstream limits connections that carry HTTP.
 type HTTPUpstream struct {
-	Protocol              string   `json:"protocol,omitempty"` // "" or "http1", "http2", "downstream"
+	Protocol              string   `json:"protocol,omitempty"` // "" is HTTP1
 	MaxRequestsPerConn    uint32   `json:"maxRequestsPerConn,omitempty"`
 	IdleTimeout           Duration `json:"idleTimeout,omitempty"` // default 1h
 	MaxConnectionDuration Duration `json:"maxConnectionDuration,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -20,7 +21,7 @@ const (
 type hello struct {
 	transport  string // ir.TransportTLS or ir.TransportRaw
 	serverName string
-	alpn       []string // TLS ALPN, or "http/1.1" / "h2c" on cleartext
+	alpn       []string // TLS ALPN, or "http/1.0" / "http/1.1" / "h2c" on cleartext
 }
 
 // inspect reads ahead as the listener asks and puts the bytes back. false: the
@@ -140,7 +141,8 @@ func sniffHTTP(b []byte, h *hello) sniffState {
 		if c == ' ' && i > 0 {
 			break
 		}
-		if c < 'A' || c > 'Z' && c < 'a' && c != '-' && c != '_' || c > 'z' || i >= 32 {
+		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
+		if !letter && c != '-' && c != '_' || i >= 32 {
 			return decided // not a method
 		}
 	}
@@ -152,8 +154,10 @@ func sniffHTTP(b []byte, h *hello) sniffState {
 		return undecided
 	}
 	line := bytes.TrimRight(b[:eol], "\r")
-	if bytes.HasSuffix(line, []byte(" HTTP/1.1")) || bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
-		h.alpn = []string{"http/1.1"}
+	for _, version := range []string{"http/1.1", "http/1.0"} {
+		if bytes.HasSuffix(line, []byte(" "+strings.ToUpper(version))) {
+			h.alpn = []string{version}
+		}
 	}
 	return decided
 }

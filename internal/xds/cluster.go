@@ -73,12 +73,24 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 }
 
 func httpOptions(c *ir.Cluster) *httppb.HttpProtocolOptions {
-	return &httppb.HttpProtocolOptions{
+	out := &httppb.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &core.HttpProtocolOptions{
 			IdleTimeout: duration(c.HTTP.IdleTimeout), MaxConnectionDuration: duration(c.HTTP.MaxConnectionDuration), MaxRequestsPerConnection: optional(c.HTTP.MaxRequestsPerConn)},
-		UpstreamProtocolOptions: &httppb.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &core.Http1ProtocolOptions{}}}},
 	}
+	h1 := &core.Http1ProtocolOptions{}
+	h2 := &core.Http2ProtocolOptions{MaxConcurrentStreams: optional(c.HTTP.MaxConcurrentStreams)}
+	switch c.HTTP.Protocol {
+	case ir.HTTP2:
+		out.UpstreamProtocolOptions = &httppb.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}}}
+	case ir.DownstreamProtocol:
+		out.UpstreamProtocolOptions = &httppb.HttpProtocolOptions_UseDownstreamProtocolConfig{UseDownstreamProtocolConfig: &httppb.HttpProtocolOptions_UseDownstreamHttpConfig{
+			HttpProtocolOptions: h1, Http2ProtocolOptions: h2}}
+	default:
+		out.UpstreamProtocolOptions = &httppb.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: h1}}}
+	}
+	return out
 }
 
 func encodeOutlier(o *ir.Outlier) *clusterpb.OutlierDetection {
