@@ -80,21 +80,23 @@ func (b *builder) tcpListener(s *service, p *servicePort) {
 			return // two headless services on one port: the oldest has it
 		}
 	}
-	tcp := &ir.TCPProxy{StatPrefix: s.host, AccessLog: b.accessLog()}
-	clusters, origin := b.tcpRoutes(s, p)
-	if tcp.Clusters = clusters; len(clusters) == 0 {
-		tcp.Clusters, origin = []ir.WeightedCluster{{Name: b.addCluster(s, p, "")}}, s.Origin()
-	}
 	l := &ir.Listener{Name: name, Address: netip.AddrPortFrom(addr, p.number), Direction: ir.Outbound, Origin: s.Origin()}
-	chain := &ir.FilterChain{Name: name, TCP: tcp, Origin: origin}
+	var rest bool
+	if l.Chains, rest = b.l4Chains(s, p); p.protocol == protoTLS && len(l.Chains) > 0 {
+		l.InspectTLS, l.InspectTimeout, l.ContinueOnInspectTimeout = true, b.inspectTimeout(), true
+	}
+	if rest {
+		l.Chains = append(l.Chains, &ir.FilterChain{Name: name, Origin: s.Origin(), TCP: &ir.TCPProxy{
+			StatPrefix: s.host, AccessLog: b.accessLog(), Clusters: []ir.WeightedCluster{{Name: b.addCluster(s, p, "")}}}})
+	}
 	if p.protocol == protoAuto {
+		if last := len(l.Chains) - 1; last >= 0 && sameMatch(l.Chains[last].Match, ir.ChainMatch{}) {
+			l.Default, l.Chains = l.Chains[last], l.Chains[:last]
+		}
 		l.InspectTLS, l.InspectHTTP, l.InspectTimeout, l.ContinueOnInspectTimeout = true, true, b.inspectTimeout(), true
 		table := s.host + ":" + itoa(int(p.number))
 		l.Chains = append(l.Chains, &ir.FilterChain{Name: name + "_http", Match: ir.ChainMatch{Transport: ir.TransportRaw, ALPN: plainHTTP}, HTTP: b.http(table)})
 		b.out.Routes = append(b.out.Routes, &ir.RouteTable{Name: table, VirtualHosts: append(b.serviceHosts(s, p), b.catchAll())})
-		l.Default = chain
-	} else {
-		l.Chains = append(l.Chains, chain)
 	}
 	b.out.Listeners = append(b.out.Listeners, l)
 }
