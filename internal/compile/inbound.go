@@ -18,7 +18,7 @@ type inboundPort struct {
 // inbound compiles what a sidecar does with connections to its workload.
 func (b *builder) inbound() {
 	l := &ir.Listener{
-		Name: "virtualInbound", Address: netip.AddrPortFrom(wildcard, InboundPort), Direction: ir.Inbound, Bind: true, UseOriginalDst: true,
+		Name: "virtualInbound", Address: netip.AddrPortFrom(b.wildcard(), InboundPort), Direction: ir.Inbound, Bind: true, UseOriginalDst: true,
 		InspectTLS: true, InspectTimeout: b.inspectTimeout(), ContinueOnInspectTimeout: true,
 	}
 	for _, p := range b.inboundPorts() {
@@ -47,7 +47,7 @@ func (b *builder) inbound() {
 func (b *builder) inboundPorts() []inboundPort {
 	var out []inboundPort
 	seen := map[uint16]bool{}
-	for _, s := range b.services {
+	for _, s := range b.Index.services {
 		for _, w := range s.instances {
 			if w.Name != b.node.Name || w.Namespace != b.node.Namespace {
 				continue

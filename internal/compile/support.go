@@ -13,11 +13,8 @@ import (
 // checkSupport names every field of the set that Istio knows and this compiler
 // does not yet, so that nothing a user wrote is silently ignored.
 func (x *Index) checkSupport() {
-	for _, s := range x.set.Sidecars {
-		x.unsupported(&s.Meta, "kind")
-	}
-	for _, s := range x.set.ServiceEntries {
-		x.unsupported(&s.Meta, "kind")
+	for _, g := range x.set.WorkloadGroups {
+		x.report(resource.Error, &g.Meta, "kind", "workloads do not register themselves yet; the template is not used", "write a WorkloadEntry for each")
 	}
 	for _, r := range x.set.RequestAuths {
 		x.report(resource.Error, &r.Meta, "kind", "RequestAuthentication is not supported yet: the workloads it selects refuse every request", "verify tokens in OPA, or remove it")

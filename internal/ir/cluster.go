@@ -9,7 +9,8 @@ const (
 	EDS         ClusterType = "EDS"          // an EndpointSet of the same name
 	Static      ClusterType = "STATIC"       // endpoints inline, in Endpoints
 	OriginalDst ClusterType = "ORIGINAL_DST" // the connection's own original destination
-	StrictDNS   ClusterType = "STRICT_DNS"
+	StrictDNS   ClusterType = "STRICT_DNS"   // every address that the names in Endpoints resolve to
+	LogicalDNS  ClusterType = "LOGICAL_DNS"  // one address at a time of each name in Endpoints
 )
 
 // Special clusters every sidecar has.
@@ -25,7 +26,7 @@ const (
 type Cluster struct {
 	Name           string       `json:"name"`
 	Type           ClusterType  `json:"type"`
-	Endpoints      *EndpointSet `json:"endpoints,omitempty"` // Static and StrictDNS
+	Endpoints      *EndpointSet `json:"endpoints,omitempty"` // Static, StrictDNS and LogicalDNS
 	ConnectTimeout Duration     `json:"connectTimeout,omitempty"`
 	LB             LBPolicy     `json:"lb,omitempty"`
 	Breaker        Breaker      `json:"breaker,omitzero"`
@@ -164,7 +165,7 @@ const (
 // Endpoint is one address that can take connections. Workload tells whose it
 // is, for telemetry and explain.
 type Endpoint struct {
-	Address  string      `json:"address"` // ip:port, or host:port in a StrictDNS cluster
+	Address  string      `json:"address"` // ip:port, host:port in a StrictDNS or LogicalDNS cluster, or unix:/path
 	Weight   uint32      `json:"weight,omitempty"`
 	Health   Health      `json:"health,omitempty"`
 	TLS      bool        `json:"tls,omitempty"` // has a sidecar: auto-mTLS applies

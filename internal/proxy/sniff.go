@@ -49,7 +49,14 @@ func (d *downstream) inspect(l *listener) (hello, bool) {
 		if len(buf) == cap(buf) {
 			buf = append(make([]byte, 0, 4*cap(buf)), buf...)
 		}
+		// A caller that has said nothing yet is idle: a drain need not wait for it.
+		if len(buf) == 0 && !d.enterIdle() {
+			return h, false
+		}
 		n, err := d.raw.Read(buf[len(buf):min(cap(buf), sniffBuffer)])
+		if len(buf) == 0 && !d.leaveIdle() {
+			return h, false
+		}
 		buf = buf[:len(buf)+n]
 		if err == nil {
 			continue
