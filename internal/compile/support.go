@@ -42,15 +42,8 @@ func (x *Index) checkSupport() {
 	for _, g := range x.set.Gateways {
 		for i, s := range g.Spec.Servers {
 			x.refuse(&g.Meta, map[string]bool{
-				at("spec.servers", i, "bind"):                      s.Bind != "",
-				at("spec.servers", i, "tls.cipherSuites"):          len(s.Tls.GetCipherSuites()) > 0,
-				at("spec.servers", i, "tls.subjectAltNames"):       len(s.Tls.GetSubjectAltNames()) > 0,
-				at("spec.servers", i, "tls.credentialNames"):       len(s.Tls.GetCredentialNames()) > 0,
-				at("spec.servers", i, "tls.caCertCredentialName"):  s.Tls.GetCaCertCredentialName() != "",
-				at("spec.servers", i, "tls.caCrl"):                 s.Tls.GetCaCrl() != "",
-				at("spec.servers", i, "tls.verifyCertificateSpki"): len(s.Tls.GetVerifyCertificateSpki()) > 0,
-				at("spec.servers", i, "tls.verifyCertificateHash"): len(s.Tls.GetVerifyCertificateHash()) > 0,
-				at("spec.servers", i, "defaultEndpoint"):           s.DefaultEndpoint != "",
+				at("spec.servers", i, "defaultEndpoint"):        s.DefaultEndpoint != "",
+				at("spec.servers", i, "tls.insecureSkipVerify"): s.Tls.GetInsecureSkipVerify().GetValue(),
 			})
 		}
 	}
