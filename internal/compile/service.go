@@ -222,7 +222,11 @@ func (s *service) domains(from string) []string {
 		d = append(d, s.Name+"."+s.Namespace, s.Name+"."+s.Namespace+".svc")
 	}
 	for _, a := range s.vips {
-		d = append(d, a.String())
+		if a.Is6() {
+			d = append(d, "["+a.String()+"]") // as a Host header has it
+		} else {
+			d = append(d, a.String())
+		}
 	}
 	if s.headless {
 		d = append(d, "*."+s.host)

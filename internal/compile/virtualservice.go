@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -16,13 +17,19 @@ func (x *Index) virtualServiceVisible(vs *resource.VirtualService, to string) bo
 	return visible(exportTo, vs.Namespace, to)
 }
 
-// virtualServiceFor finds the VirtualService that sidecars use for a host: the
-// most specific host, the oldest of equals; sidecars never merge (VS5).
-func (b *builder) virtualServiceFor(host string) *resource.VirtualService {
-	var best *resource.VirtualService
+// claim is a VirtualService that names a host, and where.
+type claim struct {
+	vs   *resource.VirtualService
+	host int // index in spec.hosts
+}
+
+// claims finds the VirtualService that sidecars of a namespace use for a host:
+// the most specific host, the oldest of equals (VS5; age, then name, then
+// namespace, T7). Sidecars never merge: rivals name the same host in vain.
+func (x *Index) claims(host, namespace string) (best *resource.VirtualService, rivals []claim) {
 	rank := -1
-	for _, vs := range b.set.VirtualServices {
-		if !boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) || !b.virtualServiceVisible(vs, b.node.Namespace) {
+	for _, vs := range x.set.VirtualServices {
+		if !boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) || !x.virtualServiceVisible(vs, namespace) {
 			continue
 		}
 		for i, h := range vs.Spec.Hosts {
@@ -33,11 +40,30 @@ func (b *builder) virtualServiceFor(host string) *resource.VirtualService {
 			case s > rank:
 				best, rank = vs, s
 			case s == rank && best != vs && h == host:
-				b.report(resource.Warning, &vs.Meta, at("spec.hosts", i), "sidecars use "+best.Origin().String()+" for "+host+"; they do not merge VirtualServices", "put the routes into one VirtualService")
+				rivals = append(rivals, claim{vs, i})
 			}
 		}
 	}
+	return best, rivals
+}
+
+func (b *builder) virtualServiceFor(host string) *resource.VirtualService {
+	best, rivals := b.claims(host, b.node.Namespace)
+	for _, r := range rivals {
+		b.report(resource.Warning, &r.vs.Meta, at("spec.hosts", r.host), "sidecars use "+best.Origin().String()+" for "+host+"; they do not merge VirtualServices", "put the routes into one VirtualService")
+	}
 	return best
+}
+
+// Rivals are the VirtualServices that name a service in vain, seen from a
+// namespace: another one names it as well and is older.
+func (x *Index) Rivals(host, namespace string) []ir.Origin {
+	_, rivals := x.claims(host, namespace)
+	var out []ir.Origin
+	for _, r := range rivals {
+		out = append(out, r.vs.At(at("spec.hosts", r.host)))
+	}
+	return out
 }
 
 // boundTo reports whether gateways (default: mesh) name one, as "name" in the
@@ -57,28 +83,43 @@ func boundTo(gateways []string, want, namespace string) bool {
 	return false
 }
 
-// extraHosts are virtual hosts for hosts of VirtualServices that are no
-// services.
+// hostOn reports whether host, exact or wildcard, covers a service with an HTTP
+// port of that number which the proxy may see.
+func (b *builder) hostOn(host string, port uint16) bool {
+	for _, s := range b.services {
+		if p := s.port(port); p != nil && p.protocol == protoHTTP && hostMatches(host, s.host) && s.exportedTo(b.node.Namespace) {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *builder) servedOn(vs *resource.VirtualService, port uint16) bool {
+	return slices.ContainsFunc(vs.Spec.Hosts, func(h string) bool { return b.hostOn(fqdn(h, vs.Namespace), port) })
+}
+
+// extraHosts are virtual hosts for hosts of VirtualServices that are no HTTP
+// services on this port. As in Istio they hold on port 80, and on the ports of
+// the services that the same VirtualService is for.
 func (b *builder) extraHosts(port uint16) []*ir.VirtualHost {
 	var out []*ir.VirtualHost
 	for _, vs := range b.set.VirtualServices {
 		if len(vs.Spec.Http) == 0 || !boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) || !b.virtualServiceVisible(vs, b.node.Namespace) {
 			continue
 		}
+		if port != 80 && !b.servedOn(vs, port) {
+			continue
+		}
 		for _, h := range vs.Spec.Hosts {
 			host := fqdn(h, vs.Namespace)
-			if b.byHost[host] != nil || host == "*" {
+			if host == "*" || b.hostOn(host, port) {
 				continue
 			}
 			routes, applied := b.httpRoutes(vs, port, "mesh")
 			if !applied {
 				continue
 			}
-			domains := []string{host}
-			if h != host {
-				domains = append(domains, h)
-			}
-			out = append(out, &ir.VirtualHost{Name: host + ":" + itoa(int(port)), Domains: domains, Routes: routes, Origin: vs.Origin()})
+			out = append(out, &ir.VirtualHost{Name: host + ":" + itoa(int(port)), Domains: []string{host}, Routes: routes, Origin: vs.Origin()})
 		}
 	}
 	return out

@@ -45,6 +45,11 @@ spec:
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
+metadata: {name: z-late, namespace: shop}
+spec: {hosts: [worker], http: [{route: [{destination: {host: worker, port: {number: 8000}}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
 metadata: {name: jobs, namespace: shop}
 spec:
   http:
@@ -74,6 +79,11 @@ func ask(t *testing.T, q Question) string {
 	for _, s := range a.Steps {
 		fmt.Fprintf(&b, "%s: %s [%d]\n", s.Step, s.Outcome, s.Origin.Line)
 	}
+	for _, s := range a.Steps {
+		for _, m := range s.Missed {
+			fmt.Fprintf(&b, "not %s: %s [%d]\n", m.What, m.Why, m.Origin.Line)
+		}
+	}
 	fmt.Fprintf(&b, "=> %t %d %s\n", a.Allowed, a.Status, a.Flag)
 	return b.String()
 }
@@ -88,12 +98,14 @@ func TestRouteSteps(t *testing.T) {
 		"fault": {Question{To: "worker:8000", Path: "/broken"}, []string{
 			"fault: 10% of the requests are delayed by 2s [21]", "fault: 100% of the requests are aborted with 418 [21]", "=> false 418 FI"}},
 		"delegate, cors and mirror": {Question{To: "worker:8000", Path: "/jobs/1", Headers: map[string]string{"origin": "https://a.example"}}, []string{
-			"delegate: the root leaves the request to VirtualService shop/jobs (in.yaml:39) [23]", "route: route jobs-all to outbound|8000||worker.shop.svc.cluster.local [",
-			"cors: origin https://a.example may read the response [40]", "mirror: 2.5% of the requests are copied to outbound|8000||worker.shop.svc.cluster.local; its answers are thrown away [41]", "=> true"}},
+			"delegate: the root leaves the request to VirtualService shop/jobs (in.yaml:44) [23]", "route: route jobs-all to outbound|8000||worker.shop.svc.cluster.local [",
+			"cors: origin https://a.example may read the response [45]", "mirror: 2.5% of the requests are copied to outbound|8000||worker.shop.svc.cluster.local; its answers are thrown away [46]", "=> true"}},
 		"preflight": {Question{To: "worker:8000", Method: "OPTIONS", Path: "/jobs/1", Headers: map[string]string{"origin": "https://a.example", "access-control-request-method": "GET"}}, []string{
-			"cors: the preflight is answered by the proxy; origin https://a.example allowed: true [40]", "=> false 200"}},
+			"cors: the preflight is answered by the proxy; origin https://a.example allowed: true [45]", "=> false 200"}},
 		"rewrite and retries": {Question{To: "worker:8000", Path: "/x"}, []string{
 			"path rewritten to /api/x, host rewritten to inner.example [26]", "retry: up to 1 more tries on 5xx,retriable-status-codes: 429, each at most 1s [28]", "=> true"}},
+		"rival": {Question{To: "worker:8000", Path: "/x"}, []string{
+			"not VirtualService shop/z-late: sidecars use one VirtualService for a host, the oldest (creationTimestamp, then name, then namespace): shop/worker [37]"}},
 		"defaults": {Question{To: "worker:8000", Path: "/jobs/1"}, []string{"retriable-status-codes, the default of Istio (latest) [0]"}},
 		"server name of the service is not routed": {Question{To: "worker:9443"}, []string{"route: no filter chain takes server name worker: the connection is closed", "=> false 0 NR"}},
 	} {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/h2"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
 
@@ -34,6 +35,7 @@ type downstream struct {
 
 	remote, local         netip.AddrPort // local: the original destination
 	remoteText, localText string
+	hello                 hello
 	sni                   string
 	peer                  string // SPIFFE ID that TLS proved
 	peerNamespace         string
@@ -52,9 +54,10 @@ type downstream struct {
 	idle    bool // between requests: may be closed at any time
 	closing bool // close when the current request is over
 	closed  bool
-	// reauthorize reports whether a new snapshot would still accept this
-	// connection; set by TCP, whose connections outlive requests.
-	reauthorize func(next *runtime) bool
+	watches map[*watch]struct{} // what goes on here and is decided anew by every configuration
+	// shutdown lets a connection that carries several requests at once end by
+	// itself; set by HTTP/2.
+	shutdown func()
 }
 
 func newDownstream(p *Proxy, socket netip.AddrPort, raw net.Conn) *downstream {
@@ -79,7 +82,7 @@ func (d *downstream) serve() {
 		d.refuse(telemetry.NoRoute, "filter_chain_not_found")
 		return
 	}
-	d.sni = hello.serverName
+	d.hello, d.sni = hello, hello.serverName
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
@@ -88,10 +91,31 @@ func (d *downstream) serve() {
 		}
 	}
 	if d.chain.HTTP != nil {
-		newHTTP1Conn(d).serve()
+		d.serveHTTP()
 	} else {
 		d.serveTCP()
 	}
+}
+
+// serveHTTP speaks the protocol that TLS agreed on or, failing that, the one
+// the first bytes show (Envoy's codec type AUTO).
+func (d *downstream) serveHTTP() {
+	if tc, ok := d.conn.(*tls.Conn); ok {
+		if p := tc.ConnectionState().NegotiatedProtocol; p == "h2" || p == "istio-h2" {
+			d.serveHTTP2(nil)
+			return
+		}
+	}
+	c := newHTTP1Conn(d)
+	if !d.enterIdle() {
+		return
+	}
+	d.conn.SetReadDeadline(time.Now().Add(d.idleTimeout()))
+	if prior, _ := c.HasPrefix(h2.Preface); prior && d.leaveIdle() {
+		d.serveHTTP2(c.Take())
+		return
+	}
+	c.serve()
 }
 
 // findListener follows the original destination to the listener that owns it.
@@ -104,10 +128,10 @@ func (d *downstream) findListener() *listener {
 	d.local = addrPort(d.raw.LocalAddr())
 	if tc, ok := d.raw.(*net.TCPConn); ok {
 		d.fd, _ = tc.SyscallConn()
-		if l.UseOriginalDst {
-			if dst, ok := d.p.opts.OriginalDst(tc); ok {
-				d.local = dst
-			}
+	}
+	if l.UseOriginalDst {
+		if dst, ok := d.p.opts.OriginalDst(d.raw); ok {
+			d.local = dst
 		}
 	}
 	d.poll = d.pollFD
@@ -178,7 +202,7 @@ func (d *downstream) refuse(flag telemetry.Flags, details string) {
 // reset makes the close a RST: the peer sees "connection reset", not an empty
 // answer.
 func (d *downstream) reset() {
-	if tc, ok := d.raw.(*net.TCPConn); ok {
+	if tc, ok := d.raw.(interface{ SetLinger(sec int) error }); ok {
 		tc.SetLinger(0)
 	}
 }
@@ -186,7 +210,8 @@ func (d *downstream) reset() {
 // closedByPeer reports whether the peer has gone, without reading.
 func (d *downstream) closedByPeer() bool {
 	if d.fd == nil {
-		return false
+		c, ok := d.raw.(interface{ PeerClosed() bool }) // a connection without kernel: tests
+		return ok && c.PeerClosed()
 	}
 	d.gone = false
 	if err := d.fd.Read(d.poll); err != nil && !errors.Is(err, syscall.EAGAIN) {
@@ -204,7 +229,7 @@ func (d *downstream) follow() bool {
 	if rt == d.rt {
 		return true
 	}
-	chain := rt.chainOf(d.chain)
+	chain := rt.chainFor(d, d.chain)
 	if chain == nil || chain.HTTP == nil {
 		return false
 	}
@@ -240,12 +265,24 @@ func (d *downstream) isClosing() bool {
 // the current one.
 func (d *downstream) closeIfIdle() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.closing = true
-	if d.idle && !d.closed {
+	shutdown := d.shutdown
+	if shutdown == nil && d.idle && !d.closed {
 		d.closed = true
 		d.raw.Close()
 	}
+	d.mu.Unlock()
+	if shutdown != nil {
+		shutdown()
+	}
+}
+
+// setShutdown takes over how the connection ends; false: it is ending already.
+func (d *downstream) setShutdown(f func()) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shutdown = f
+	return !d.closing
 }
 
 // abort closes the connection whatever it is doing.
@@ -254,16 +291,4 @@ func (d *downstream) abort() {
 	defer d.mu.Unlock()
 	d.closing, d.closed = true, true
 	d.raw.Close()
-}
-
-// reconsider is called for every connection after a new snapshot. HTTP looks
-// at the snapshot with each request by itself; here the connections end that
-// the new configuration would not have accepted.
-func (d *downstream) reconsider(next *runtime) {
-	d.mu.Lock()
-	f := d.reauthorize
-	d.mu.Unlock()
-	if f != nil && !f(next) {
-		d.closeIfIdle()
-	}
 }

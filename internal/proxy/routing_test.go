@@ -400,6 +400,20 @@ func TestRetryConditions(t *testing.T) {
 	}
 }
 
+// A code in retryOn means a response of the upstream, not an answer of our own
+// that happens to have it (VS45).
+func TestCodesAreTheUpstreams(t *testing.T) {
+	for on, attempts := range map[string]string{"retriable-status-codes": "1", "5xx": "3"} {
+		m := newMesh(t, http.NotFoundHandler(), func(m *mesh) {
+			m.snapA.Listeners[0].Chains[0].HTTP.AccessLog.Format = "attempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT% %RESPONSE_CODE%"
+			m.snapA.Endpoints = []*ir.EndpointSet{{Cluster: "worker", Endpoints: []ir.Endpoint{{Address: deadAddr(t)}}}}
+			m.route().Forward.Retry = &ir.RetryPolicy{Attempts: 2, On: []string{on}, Codes: []int{503}, Backoff: ir.Duration(time.Millisecond)}
+		})
+		m.get("/")
+		m.logA.wait(t, "attempts="+attempts+" 503")
+	}
+}
+
 func newMirrorTarget(t *testing.T, h http.HandlerFunc) *ir.Cluster {
 	s := newServer(t, h)
 	return &ir.Cluster{Name: "mirror", Type: ir.Static, Breaker: ir.DefaultBreaker(),

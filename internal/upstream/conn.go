@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -48,7 +50,7 @@ func (e *HandshakeError) Error() string { return "TLS handshake: " + e.Err.Error
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
 // connect dials and, where the host wants it, does the TLS handshake.
-func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
+func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, error) {
 	conf := c.conf.Load()
 	d := net.Dialer{KeepAlive: -1, Control: c.control(conf)}
 	network, address := "tcp", h.Address
@@ -57,7 +59,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 	} else if conf.BindSource.IsValid() {
 		d.LocalAddr = &net.TCPAddr{IP: conf.BindSource.AsSlice()}
 	}
-	raw, err := d.DialContext(ctx, network, address)
+	raw, err := c.dialRaw(ctx, &d, network, address, conf.BindSource)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -73,7 +75,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 		tlsConf = conf.autoTLS
 	}
 	if tlsConf != nil {
-		tc := tls.Client(raw, tlsConf)
+		tc := tls.Client(raw, offering(tlsConf, http2))
 		if err := tc.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, &HandshakeError{err}
@@ -85,9 +87,37 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 	return conn, nil
 }
 
+// offering is conf with the application protocols that suit what will be
+// spoken: an offer of both would leave the choice to the peer.
+func offering(conf *tls.Config, http2 bool) *tls.Config {
+	isHTTP2 := func(p string) bool { return p == "h2" || p == "istio-h2" }
+	isHTTP1 := func(p string) bool { return strings.HasPrefix(p, "http/1") || strings.HasPrefix(p, "istio-http/1") }
+	drop := isHTTP2
+	if http2 {
+		drop = isHTTP1
+	}
+	if !slices.ContainsFunc(conf.NextProtos, drop) {
+		return conf
+	}
+	conf = conf.Clone()
+	conf.NextProtos = slices.DeleteFunc(slices.Clone(conf.NextProtos), drop)
+	return conf
+}
+
+// dialRaw opens the transport connection.
+func (c *Cluster) dialRaw(ctx context.Context, d *net.Dialer, network, address string, bind netip.Addr) (net.Conn, error) {
+	if c.dialHost != nil {
+		return c.dialHost(ctx, address, bind)
+	}
+	return d.DialContext(ctx, network, address)
+}
+
 // control sets socket options before connecting.
 func (c *Cluster) control(conf *config) func(network, address string, rc syscall.RawConn) error {
-	return func(_, _ string, rc syscall.RawConn) error {
+	return func(network, _ string, rc syscall.RawConn) error {
+		if network == "unix" {
+			return nil // the options are TCP's
+		}
 		var err error
 		ctl := rc.Control(func(fd uintptr) {
 			if c.mark != 0 {
@@ -113,13 +143,22 @@ func (c *Conn) dead() bool {
 		return true
 	}
 	if c.raw == nil {
-		return false
+		return readable(c.Conn)
 	}
 	c.alive = false
 	if err := c.raw.Read(c.peek); err != nil {
 		return true
 	}
 	return !c.alive
+}
+
+// readable asks a connection without kernel (see Options.Dial).
+func readable(c net.Conn) bool {
+	if tc, ok := c.(*tls.Conn); ok {
+		c = tc.NetConn()
+	}
+	r, ok := c.(interface{ Readable() bool })
+	return ok && r.Readable()
 }
 
 // TLS returns the connection's TLS state, nil on plaintext.
@@ -208,5 +247,5 @@ func (c *Cluster) Dial(h *Host, deadline time.Time) (*Conn, error) {
 	if !c.claim(h) {
 		return nil, ErrOverflow
 	}
-	return c.dial(h, deadline)
+	return c.dial(h, deadline, false)
 }
