@@ -39,9 +39,7 @@ func (s *Set) prepare(c *ir.Cluster) (*config, error) {
 	default:
 		return nil, errors.New("load balancer " + string(c.LB) + " is not supported")
 	}
-	if c.Type == ir.StrictDNS {
-		return nil, errors.New("cluster type STRICT_DNS is not supported")
-	}
+	// The endpoints of a DNS cluster are names: each connection resolves anew.
 	var err error
 	if conf.tls, err = s.clientTLS(c.TLS); err != nil {
 		return nil, err
