@@ -22,12 +22,13 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	}
 	b.clusters[name] = true
 	c := &ir.Cluster{
-		Name: name, Type: ir.EDS, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(),
+		Name: name, Type: s.clusterOf, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(),
 		ConnectTimeout: dur(b.mesh.ConnectTimeout, ir.Duration(10*time.Second)),
-		Service:        ir.ServiceRef{Host: s.host, Name: s.Name, Namespace: s.Namespace, Port: port.number, Subset: subsetName},
+		Service:        ir.ServiceRef{Host: s.host, Name: s.shortName(), Namespace: s.Namespace, Port: port.number, Subset: subsetName},
 		Origin:         s.Origin(),
 	}
-	if s.headless {
+	c.HTTP.Protocol = port.protocol.upstreamProtocol()
+	if s.headless || c.Type == ir.OriginalDst {
 		c.Type, c.LB = ir.OriginalDst, ir.ClusterProvided
 	}
 	r := b.ruleFor(s, b.node.Namespace)
@@ -52,8 +53,11 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 		b.applyProxyProtocol(c, p)
 	}
 	b.out.Clusters = append(b.out.Clusters, c)
-	if c.Type == ir.EDS {
+	switch c.Type {
+	case ir.EDS:
 		b.out.Endpoints = append(b.out.Endpoints, b.endpoints(c, s, port, labels, p.lb))
+	case ir.StrictDNS, ir.LogicalDNS:
+		c.Endpoints = b.endpoints(c, s, port, labels, p.lb)
 	}
 	return name
 }
@@ -63,10 +67,11 @@ func (b *builder) endpoints(c *ir.Cluster, s *service, port *servicePort, labels
 	var list []placed
 	for _, w := range s.instances {
 		number := port.portOn(w)
-		if number == 0 || !w.Address.IsValid() || !subset(labels, w.Labels) {
+		address := endpointAddress(w, number)
+		if address == "" || !subset(labels, w.Labels) {
 			continue
 		}
-		e := &ir.Endpoint{Address: joinHostPort(w.Address.String(), number), TLS: w.Sidecar, Locality: w.Locality, Workload: b.workloadRef(w)}
+		e := &ir.Endpoint{Address: address, Weight: w.Weight, TLS: w.Sidecar, Locality: w.Locality, Workload: b.workloadRef(w)}
 		if !w.Ready {
 			e.Health = ir.Unhealthy
 		}

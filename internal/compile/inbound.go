@@ -13,21 +13,26 @@ type inboundPort struct {
 	number  uint16
 	service *service
 	port    *servicePort
+	ingress *ingress // what the Sidecar says of the port; nil: nothing
 }
 
 // inbound compiles what a sidecar does with connections to its workload.
 func (b *builder) inbound() {
 	l := &ir.Listener{
-		Name: "virtualInbound", Address: netip.AddrPortFrom(wildcard, InboundPort), Direction: ir.Inbound, Bind: true, UseOriginalDst: true,
-		InspectTLS: true, InspectTimeout: inspectTimeout, ContinueOnInspectTimeout: true,
+		Name: "virtualInbound", Address: netip.AddrPortFrom(b.wildcard(), InboundPort), Direction: ir.Inbound, Bind: true, UseOriginalDst: true,
+		InspectTLS: true, InspectTimeout: b.inspectTimeout(), ContinueOnInspectTimeout: true,
 	}
 	for _, p := range b.inboundPorts() {
+		if own := p.ingress.socket(b, p.number); own != nil {
+			b.inboundListener(own, p)
+			continue
+		}
 		if p.port.protocol == protoAuto {
 			l.InspectHTTP = true
 		}
 		l.Chains = append(l.Chains, b.inboundChains(p)...)
 		b.out.Clusters = append(b.out.Clusters, b.inboundCluster(p))
-		if p.port.protocol != protoTCP {
+		if !p.port.protocol.opaque() {
 			b.out.Routes = append(b.out.Routes, inboundRoutes(p.number))
 		}
 	}
@@ -42,12 +47,19 @@ func (b *builder) inbound() {
 	b.out.Listeners = append(b.out.Listeners, l)
 }
 
-// inboundPorts are the workload's ports that services lead to; the oldest
-// service decides where two lead to one.
+// inboundPorts are the workload's ports: those its Sidecar lists, else those
+// that services lead to; the oldest service decides where two lead to one.
 func (b *builder) inboundPorts() []inboundPort {
+	if b.sidecar != nil && len(b.sidecar.Spec.Ingress) > 0 {
+		return b.ingressPorts()
+	}
+	return b.servedPorts()
+}
+
+func (b *builder) servedPorts() []inboundPort {
 	var out []inboundPort
 	seen := map[uint16]bool{}
-	for _, s := range b.services {
+	for _, s := range b.Index.services {
 		for _, w := range s.instances {
 			if w.Name != b.node.Name || w.Namespace != b.node.Namespace {
 				continue
@@ -55,7 +67,7 @@ func (b *builder) inboundPorts() []inboundPort {
 			for i := range s.ports {
 				if n := s.ports[i].portOn(w); n != 0 && !seen[n] {
 					seen[n] = true
-					out = append(out, inboundPort{n, s, &s.ports[i]})
+					out = append(out, inboundPort{number: n, service: s, port: &s.ports[i]})
 				}
 			}
 		}
@@ -71,10 +83,6 @@ func (b *builder) inboundTLS(alpn ...string) *ir.DownstreamTLS {
 	return &ir.DownstreamTLS{Secret: ir.SecretWorkload, RequireClientCert: true, ValidationSecret: ir.SecretRootCA,
 		SANs: []ir.Match{{Kind: ir.Prefix, Value: "spiffe://" + b.node.TrustDomain + "/"}}, ALPN: alpn}
 }
-
-// istioALPN are what mesh clients offer: how PERMISSIVE tells their TLS from
-// the application's own.
-var istioALPN = []string{"istio-peer-exchange", "istio", "istio-http/1.0", "istio-http/1.1", "istio-h2"}
 
 // inboundChains are the filter chains of one port: which exist depends on its
 // mutual TLS mode.
@@ -100,23 +108,32 @@ func (b *builder) inboundChains(p inboundPort) []*ir.FilterChain {
 		}
 		out = append(out, c)
 	}
-	isHTTP := p.port.protocol == protoHTTP
-	alpn := append([]string(nil), istioALPN[:2]...)
-	if isHTTP {
-		alpn = []string{"istio-http/1.1", "istio-http/1.0", "istio", "istio-peer-exchange", "http/1.1"}
+	if mode == string(modeDisable) && p.ingress.tls(b) != nil {
+		add("_tls", ir.ChainMatch{Transport: ir.TransportTLS}, p.ingress.tls(b), p.port.protocol.isHTTP())
+		return out // the Sidecar asks for TLS of its own: nothing else is served
 	}
-	auto := p.port.protocol == protoAuto
+	isHTTP, auto := p.port.protocol.isHTTP(), p.port.protocol == protoAuto
+	served := istioALPN[:2]
+	if isHTTP {
+		served = servedALPN
+	}
 	if mode != string(modeDisable) {
 		match := ir.ChainMatch{Transport: ir.TransportTLS}
 		if mode == string(modePermissive) {
 			match.ALPN = istioALPN
 		}
-		add("_mtls", match, b.inboundTLS(alpn...), isHTTP)
+		if auto {
+			add("_mtls_http", ir.ChainMatch{Transport: ir.TransportTLS, ALPN: istioHTTPALPN}, b.inboundTLS(servedALPN...), true)
+			if match.ALPN != nil {
+				match.ALPN = istioALPN[:2]
+			}
+		}
+		add("_mtls", match, b.inboundTLS(served...), isHTTP)
 	}
 	if mode != string(modeStrict) {
 		switch {
 		case auto:
-			add("_http", ir.ChainMatch{Transport: ir.TransportRaw, ALPN: []string{"http/1.1"}}, nil, true)
+			add("_http", ir.ChainMatch{Transport: ir.TransportRaw, ALPN: plainHTTP}, nil, true)
 			add("_tcp", ir.ChainMatch{Transport: ir.TransportRaw}, nil, false)
 		default:
 			add("", ir.ChainMatch{Transport: ir.TransportRaw}, nil, isHTTP)
@@ -155,13 +172,16 @@ func (b *builder) passthroughChains(port uint16) []*ir.FilterChain {
 // service's connection pool limits hold here too, as in Istio.
 func (b *builder) inboundCluster(p inboundPort) *ir.Cluster {
 	c := &ir.Cluster{Name: inboundName(p.number), Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), BindSource: inboundSource,
-		Service: ir.ServiceRef{Host: p.service.host, Name: p.service.Name, Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
+		Service: ir.ServiceRef{Host: p.service.host, Name: p.service.shortName(), Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
+	c.HTTP.Protocol = p.port.protocol.upstreamProtocol()
 	var pol policy // the mesh's default policy is for outbound clusters
 	if r := b.inboundRule(p.service); r != nil {
 		pol = pol.overlay(r.policyFrom.Spec.TrafficPolicy, r.policyFrom, "spec.trafficPolicy", p.port.number, policy{})
 		c.PolicyFrom = r.policyFrom.At("spec.trafficPolicy")
 	}
 	b.applyPool(c, pol.pool)
+	b.inboundPool(c, p)
+	b.forwardTo(c, p)
 	return c
 }
 

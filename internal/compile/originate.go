@@ -15,19 +15,14 @@ import (
 func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetName string, p policy) {
 	mutual := &ir.UpstreamTLS{
 		Mode: "ISTIO_MUTUAL", Secret: ir.SecretWorkload, ValidationSecret: ir.SecretRootCA, SANs: b.sans(s),
-		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: []string{"istio"},
+		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: port.protocol.meshALPN(),
 	}
-	switch { // the proxy offers what suits the protocol that it speaks
-	case c.HTTP.Protocol == "http2":
-		mutual.ALPN = []string{"istio-h2", "istio"}
-	case c.HTTP.Protocol == "downstream":
-		mutual.ALPN = []string{"istio-h2", "istio-http/1.1", "istio"}
-	case port.protocol == protoHTTP:
-		mutual.ALPN = []string{"istio-http/1.1", "istio"}
+	if c.HTTP.Protocol == ir.HTTP2 { // by the port, or by h2UpgradePolicy
+		mutual.ALPN = ir.MeshALPN(true)
 	}
 	if p.tls == nil {
 		mode, from := b.clientMode(s)
-		if !b.mesh.GetEnableAutoMtls().GetValue() || mode == modeDisable {
+		if !b.mesh.GetEnableAutoMtls().GetValue() || mode == modeDisable || s.external {
 			return
 		}
 		mutual.Origin = from

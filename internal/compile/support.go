@@ -14,11 +14,8 @@ import (
 // checkSupport names every field of the set that Istio knows and this compiler
 // does not yet, so that nothing a user wrote is silently ignored.
 func (x *Index) checkSupport() {
-	for _, s := range x.set.Sidecars {
-		x.unsupported(&s.Meta, "kind")
-	}
-	for _, s := range x.set.ServiceEntries {
-		x.unsupported(&s.Meta, "kind")
+	for _, g := range x.set.WorkloadGroups {
+		x.report(resource.Error, &g.Meta, "kind", "workloads do not register themselves yet; the template is not used", "write a WorkloadEntry for each")
 	}
 	for _, r := range x.set.RequestAuths {
 		x.report(resource.Error, &r.Meta, "kind", "RequestAuthentication is not supported yet: the workloads it selects refuse every request", "verify tokens in OPA, or remove it")
@@ -45,15 +42,8 @@ func (x *Index) checkSupport() {
 	for _, g := range x.set.Gateways {
 		for i, s := range g.Spec.Servers {
 			x.refuse(&g.Meta, map[string]bool{
-				at("spec.servers", i, "bind"):                      s.Bind != "",
-				at("spec.servers", i, "tls.cipherSuites"):          len(s.Tls.GetCipherSuites()) > 0,
-				at("spec.servers", i, "tls.subjectAltNames"):       len(s.Tls.GetSubjectAltNames()) > 0,
-				at("spec.servers", i, "tls.credentialNames"):       len(s.Tls.GetCredentialNames()) > 0,
-				at("spec.servers", i, "tls.caCertCredentialName"):  s.Tls.GetCaCertCredentialName() != "",
-				at("spec.servers", i, "tls.caCrl"):                 s.Tls.GetCaCrl() != "",
-				at("spec.servers", i, "tls.verifyCertificateSpki"): len(s.Tls.GetVerifyCertificateSpki()) > 0,
-				at("spec.servers", i, "tls.verifyCertificateHash"): len(s.Tls.GetVerifyCertificateHash()) > 0,
-				at("spec.servers", i, "defaultEndpoint"):           s.DefaultEndpoint != "",
+				at("spec.servers", i, "defaultEndpoint"):        s.DefaultEndpoint != "",
+				at("spec.servers", i, "tls.insecureSkipVerify"): s.Tls.GetInsecureSkipVerify().GetValue(),
 			})
 		}
 	}

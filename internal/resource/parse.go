@@ -341,6 +341,8 @@ func (s *Set) Sort() {
 	sortObjects(s.DestinationRules)
 	sortObjects(s.Gateways)
 	sortObjects(s.ServiceEntries)
+	sortObjects(s.WorkloadEntries)
+	sortObjects(s.WorkloadGroups)
 	sortObjects(s.Sidecars)
 	sortObjects(s.PeerAuthentications)
 	sortObjects(s.AuthorizationPolicies)

@@ -54,10 +54,13 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, error) {
 	conf := c.conf.Load()
 	d := net.Dialer{KeepAlive: -1, Control: c.control(conf)}
-	if conf.BindSource.IsValid() {
+	network, address := "tcp", h.Address
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+	} else if conf.BindSource.IsValid() {
 		d.LocalAddr = &net.TCPAddr{IP: conf.BindSource.AsSlice()}
 	}
-	raw, err := c.dialRaw(ctx, &d, h.Address, conf.BindSource)
+	raw, err := c.dialRaw(ctx, &d, network, address, conf.BindSource)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -107,16 +110,19 @@ func offering(conf *tls.Config, http2 bool) *tls.Config {
 }
 
 // dialRaw opens the transport connection.
-func (c *Cluster) dialRaw(ctx context.Context, d *net.Dialer, address string, bind netip.Addr) (net.Conn, error) {
+func (c *Cluster) dialRaw(ctx context.Context, d *net.Dialer, network, address string, bind netip.Addr) (net.Conn, error) {
 	if c.set.opts.Dial != nil {
 		return c.set.opts.Dial(ctx, address, bind)
 	}
-	return d.DialContext(ctx, "tcp", address)
+	return d.DialContext(ctx, network, address)
 }
 
 // control sets socket options before connecting.
 func (c *Cluster) control(conf *config) func(network, address string, rc syscall.RawConn) error {
-	return func(_, _ string, rc syscall.RawConn) error {
+	return func(network, _ string, rc syscall.RawConn) error {
+		if network == "unix" {
+			return nil // the options are TCP's
+		}
 		var err error
 		ctl := rc.Control(func(fd uintptr) {
 			if c.set.opts.Mark != 0 {

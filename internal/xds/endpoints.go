@@ -44,12 +44,24 @@ func encodeEndpoints(e *ir.EndpointSet) (*endpointpb.ClusterLoadAssignment, erro
 	return out, nil
 }
 
-func encodeEndpoint(ep *ir.Endpoint, order int) (*endpointpb.LbEndpoint, error) {
-	host, portText, err := net.SplitHostPort(ep.Address)
+// endpointAddress is "host:port" or "unix:/path".
+func endpointAddress(text string) (*core.Address, error) {
+	if path, ok := strings.CutPrefix(text, "unix:"); ok {
+		return &core.Address{Address: &core.Address_Pipe{Pipe: &core.Pipe{Path: path}}}, nil
+	}
+	host, portText, err := net.SplitHostPort(text)
 	if err != nil {
 		return nil, err
 	}
 	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	return address(host, uint16(port)), nil
+}
+
+func encodeEndpoint(ep *ir.Endpoint, order int) (*endpointpb.LbEndpoint, error) {
+	at, err := endpointAddress(ep.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +73,7 @@ func encodeEndpoint(ep *ir.Endpoint, order int) (*endpointpb.LbEndpoint, error) 
 		meta.FilterMetadata["envoy.transport_socket_match"] = tlsMode()
 	}
 	return &endpointpb.LbEndpoint{
-		HostIdentifier:      &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: address(host, uint16(port))}},
+		HostIdentifier:      &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: at}},
 		HealthStatus:        map[ir.Health]core.HealthStatus{ir.Unhealthy: core.HealthStatus_UNHEALTHY, ir.Draining: core.HealthStatus_DRAINING}[ep.Health],
 		LoadBalancingWeight: u32(max(ep.Weight, 1)), Metadata: meta,
 	}, nil
