@@ -192,6 +192,7 @@ func (b *builder) gatewayRoutes(name string, servers []*server) *ir.RouteTable {
 				continue
 			}
 			for _, h := range vs.Spec.Hosts {
+				h = fqdn(h, vs.Namespace) // X1: at a gateway too
 				for _, host := range intersect(s.Hosts, h, vs.Namespace, s.gw.Namespace) {
 					key := host + "\x00" + vs.Namespace + "/" + vs.Name
 					if s.redirects() && hosts[host] != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -56,7 +57,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, erro
 	if conf.BindSource.IsValid() {
 		d.LocalAddr = &net.TCPAddr{IP: conf.BindSource.AsSlice()}
 	}
-	raw, err := d.DialContext(ctx, "tcp", h.Address)
+	raw, err := c.dialRaw(ctx, &d, h.Address, conf.BindSource)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -105,6 +106,14 @@ func offering(conf *tls.Config, http2 bool) *tls.Config {
 	return conf
 }
 
+// dialRaw opens the transport connection.
+func (c *Cluster) dialRaw(ctx context.Context, d *net.Dialer, address string, bind netip.Addr) (net.Conn, error) {
+	if c.set.opts.Dial != nil {
+		return c.set.opts.Dial(ctx, address, bind)
+	}
+	return d.DialContext(ctx, "tcp", address)
+}
+
 // control sets socket options before connecting.
 func (c *Cluster) control(conf *config) func(network, address string, rc syscall.RawConn) error {
 	return func(_, _ string, rc syscall.RawConn) error {
@@ -133,13 +142,22 @@ func (c *Conn) dead() bool {
 		return true
 	}
 	if c.raw == nil {
-		return false
+		return readable(c.Conn)
 	}
 	c.alive = false
 	if err := c.raw.Read(c.peek); err != nil {
 		return true
 	}
 	return !c.alive
+}
+
+// readable asks a connection without kernel (see Options.Dial).
+func readable(c net.Conn) bool {
+	if tc, ok := c.(*tls.Conn); ok {
+		c = tc.NetConn()
+	}
+	r, ok := c.(interface{ Readable() bool })
+	return ok && r.Readable()
 }
 
 // TLS returns the connection's TLS state, nil on plaintext.

@@ -5,9 +5,12 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"maps"
+	"net"
+	"net/netip"
 	"sort"
 	"sync"
 
@@ -31,6 +34,10 @@ type Options struct {
 	// Resolver looks names up for DNS clusters; nil asks the servers of
 	// /etc/resolv.conf.
 	Resolver Resolver
+	// Dial connects to a host, from the address bind if it is valid; default
+	// net.Dialer with Mark and the cluster's keepalive. A connection that is
+	// not a socket may have Readable() bool: whether a read would not wait.
+	Dial func(ctx context.Context, address string, bind netip.Addr) (net.Conn, error)
 }
 
 // Set is every cluster of one proxy. Safe for concurrent use; Prepare and
