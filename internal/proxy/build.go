@@ -34,6 +34,9 @@ func (p *Proxy) build(s *ir.Snapshot) (*runtime, error) {
 	if err := rt.compileTables(); err != nil {
 		return nil, err
 	}
+	if rt.routeStats == nil {
+		rt.routeStats = p.routeCounters.bind(s.Routes)
+	}
 	if rt.prev != nil && slices.Equal(prev.snapshot.Listeners, s.Listeners) && slices.Equal(prev.snapshot.Routes, s.Routes) {
 		rt.bound, rt.byName, rt.byDst, rt.byDstPort, rt.used = prev.bound, prev.byName, prev.byDst, prev.byDstPort, prev.used
 	} else {
@@ -53,7 +56,7 @@ func (p *Proxy) build(s *ir.Snapshot) (*runtime, error) {
 func (rt *runtime) compileTables() error {
 	routes := rt.snapshot.Routes
 	if rt.prev != nil && slices.Equal(rt.prev.snapshot.Routes, routes) {
-		rt.tables = rt.prev.tables
+		rt.tables, rt.routeStats, rt.formats = rt.prev.tables, rt.prev.routeStats, rt.prev.formats
 		return nil
 	}
 	rt.tables = make(map[string]*route.Table, len(routes))
@@ -68,7 +71,9 @@ func (rt *runtime) compileTables() error {
 		}
 		rt.tables[t.Name] = table
 	}
-	return nil
+	var err error
+	rt.formats, err = formats(routes)
+	return err
 }
 
 // reusable is the listener in force if it is the same and its chains route by

@@ -32,11 +32,13 @@ type runtime struct {
 	byDst     map[netip.AddrPort]*listener // without a socket: handed over by original destination
 	byDstPort map[uint16]*listener         // the same on the wildcard address
 
-	tables   map[string]*route.Table
-	clusters map[string]*upstream.Cluster
-	prepared *upstream.Prepared
-	used     map[string]bool // providers, by key
-	prev     *runtime        // what may be reused; only while this one is built
+	formats    map[string]*telemetry.Format // header values with operators
+	routeStats map[*ir.Route]*routeStats    // of those with a statPrefix
+	tables     map[string]*route.Table
+	clusters   map[string]*upstream.Cluster
+	prepared   *upstream.Prepared
+	used       map[string]bool // providers, by key
+	prev       *runtime        // what may be reused; only while this one is built
 }
 
 // listener with its chains compiled.
