@@ -1,11 +1,10 @@
 package compile
 
 import (
+	networking "istio.io/api/networking/v1alpha3"
 	"net/netip"
 	"slices"
 	"strings"
-
-	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
