@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -31,10 +32,10 @@ func (s *sent) follow(r *route.Route, path, query string) {
 	if f.HostRewrite != "" {
 		s.host = f.HostRewrite
 	}
-	s.headers = s.headers.edited(&r.Request)
 	if len(f.Clusters) == 1 { // of several, each may do something else
 		s.headers = s.headers.edited(&f.Clusters[0].Request)
 	}
+	s.headers = s.headers.edited(&r.Request)
 }
 
 // edited is a copy with header operations applied: remove, set, add.
@@ -64,10 +65,13 @@ func (f fields) edited(ops *ir.HeaderOps) fields {
 
 // chain is the filter chain that takes a connection for host: the only
 // plaintext one, or, by server name, one of the encrypted.
-func chain(l *ir.Listener, host string) *ir.FilterChain {
+func chain(l *ir.Listener, host string, to netip.Addr) *ir.FilterChain {
 	var best *ir.FilterChain
 	rank := -1
 	for _, c := range l.Chains {
+		if len(c.Match.Prefixes) > 0 && !slices.ContainsFunc(c.Match.Prefixes, func(p netip.Prefix) bool { return p.Contains(to) }) {
+			continue
+		}
 		if c.TLS == nil && len(c.Match.ServerNames) == 0 {
 			return c // plain, or told apart by what only bytes can tell
 		}

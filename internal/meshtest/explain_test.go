@@ -98,7 +98,7 @@ func disagreement(r *runner, from string, a *explain.Answer, o *outcome) string 
 // passing: the mesh answered because of how the upstream behaved at that
 // moment (timeout, breaker, unreachable), which explain does not foresee.
 func passing(o *outcome) bool {
-	return o.status == http.StatusGatewayTimeout || o.status == http.StatusServiceUnavailable && strings.HasPrefix(o.body, "upstream connect error")
+	return o.status == http.StatusGatewayTimeout || o.status == http.StatusServiceUnavailable && (strings.HasPrefix(o.body, "upstream connect error") || o.body == "fault filter abort")
 }
 
 // ejected: outlier detection has taken somebody out, so that nobody may be

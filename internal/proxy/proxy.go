@@ -71,6 +71,9 @@ type Proxy struct {
 	conns    connections
 	draining atomic.Bool
 	stats    proxyStats
+	mirrors  mirrors
+
+	routeCounters routeCounters
 }
 
 // New returns a proxy that serves nothing until Apply.
@@ -205,7 +208,9 @@ func (p *Proxy) Drain(ctx context.Context) {
 		p.conns.each(func(c *downstream) { c.abort() })
 		p.conns.wait(context.Background())
 	}
+	p.mirrors.close()
 	p.upstream.Close()
+	p.mirrors.running.Wait()
 	p.applyMu.Lock()
 	defer p.applyMu.Unlock()
 	p.dropProviders(nil)
