@@ -215,7 +215,11 @@ func failure(err error) string {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "server closed"):
 		return "closed"
 	}
-	return err.Error()
+	text := err.Error()
+	if i := strings.Index(text, "remote error: tls: "); i >= 0 {
+		return text[i:] // net/http puts before it where it noticed
+	}
+	return text
 }
 
 func (o *outcome) String() string {
