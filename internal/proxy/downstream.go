@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/telemetry"
+	"github.com/tulle-mesh/tulle/internal/wire"
 )
 
 const handshakeTimeout = 15 * time.Second
@@ -57,8 +58,8 @@ type downstream struct {
 	reauthorize func(next *runtime) bool
 }
 
-func newDownstream(p *Proxy, socket netip.AddrPort, raw net.Conn) *downstream {
-	return &downstream{p: p, socket: socket, raw: raw, conn: raw}
+func newDownstream(p *Proxy, address netip.AddrPort, raw net.Conn) *downstream {
+	return &downstream{p: p, socket: address, raw: raw, conn: wire.Wrap(raw)}
 }
 
 // serve decides what the connection is and hands it to its protocol: original

@@ -48,7 +48,7 @@ func (d *downstream) inspect(l *listener) (hello, bool) {
 		if len(buf) == cap(buf) {
 			buf = append(make([]byte, 0, 4*cap(buf)), buf...)
 		}
-		n, err := d.raw.Read(buf[len(buf):min(cap(buf), sniffBuffer)])
+		n, err := d.conn.Read(buf[len(buf):min(cap(buf), sniffBuffer)])
 		buf = buf[:len(buf)+n]
 		if err == nil {
 			continue
@@ -66,7 +66,7 @@ func (d *downstream) inspect(l *listener) (hello, bool) {
 		return h, false
 	}
 	if len(buf) > 0 {
-		d.conn = &putBack{Conn: d.raw, head: buf}
+		d.conn = &putBack{Conn: d.conn, head: buf}
 	}
 	return h, true
 }

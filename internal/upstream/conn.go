@@ -10,6 +10,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/h1"
 	"github.com/tulle-mesh/tulle/internal/header"
+	"github.com/tulle-mesh/tulle/internal/wire"
 )
 
 // Conn is one connection to a host, held by one request at a time. Its holder
@@ -57,7 +58,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	conn := &Conn{Conn: raw, Host: h, local: raw.LocalAddr().String(), created: time.Now()}
+	conn := &Conn{Conn: wire.Wrap(raw), Host: h, local: raw.LocalAddr().String(), created: time.Now()}
 	if sc, ok := raw.(syscall.Conn); ok {
 		if conn.raw, err = sc.SyscallConn(); err != nil {
 			raw.Close()
@@ -69,7 +70,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 		tlsConf = conf.autoTLS
 	}
 	if tlsConf != nil {
-		tc := tls.Client(raw, tlsConf)
+		tc := tls.Client(conn.Conn, tlsConf)
 		if err := tc.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, &HandshakeError{err}
