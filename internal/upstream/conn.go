@@ -35,7 +35,8 @@ type Conn struct {
 	created   time.Time
 	idleSince time.Time
 	carried   uint32
-	deadline  time.Time // set on the socket; zero for none
+	deadline  time.Time // of reads, set on the socket; zero for none
+	writeBy   time.Time // of writes, likewise
 }
 
 // HandshakeError is a failed TLS handshake with a host that did accept the
@@ -70,7 +71,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 		tlsConf = conf.autoTLS
 	}
 	if tlsConf != nil {
-		tc := tls.Client(conn.Conn, tlsConf)
+		tc := tls.Client(conn.Conn, h.resuming(tlsConf))
 		if err := tc.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, &HandshakeError{err}

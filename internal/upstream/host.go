@@ -21,6 +21,8 @@ type Host struct {
 	active      atomic.Int64 // requests in flight, what least-request compares
 	connections atomic.Int64
 
+	resumption atomic.Pointer[resumption]
+
 	mu   sync.Mutex
 	idle []*Conn // last in, first out: the warmest connection is used first
 

@@ -1,0 +1,40 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"sync/atomic"
+)
+
+// resumption is a host's TLS configuration with its last session. Sessions are
+// kept per host, not per server name as crypto/tls does: behind one name are
+// several workloads, and each opens only its own tickets.
+type resumption struct {
+	from *tls.Config // the cluster's; a new one starts without session
+	conf *tls.Config
+	last atomic.Pointer[tls.ClientSessionState]
+}
+
+// resuming returns conf with the session of the last connection to this host.
+// What a session may be used for is checked anew by conf.VerifyConnection,
+// which crypto/tls calls on resumption too.
+func (h *Host) resuming(conf *tls.Config) *tls.Config {
+	if conf.ClientSessionCache == nil {
+		return conf // this configuration does not resume
+	}
+	if r := h.resumption.Load(); r != nil && r.from == conf {
+		return r.conf
+	}
+	r := &resumption{from: conf, conf: conf.Clone()}
+	r.conf.ClientSessionCache = r
+	h.resumption.Store(r)
+	return r.conf
+}
+
+// Get implements tls.ClientSessionCache.
+func (r *resumption) Get(string) (*tls.ClientSessionState, bool) {
+	s := r.last.Load()
+	return s, s != nil
+}
+
+// Put implements tls.ClientSessionCache.
+func (r *resumption) Put(_ string, s *tls.ClientSessionState) { r.last.Store(s) }
