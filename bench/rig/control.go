@@ -72,6 +72,9 @@ func NewControl(ctx context.Context, dir, binary string, snapshots map[string]*i
 	return c, nil
 }
 
+// Binary is the proxy that sidecars run.
+func (c *Control) Binary() string { return c.binary }
+
 // Stop ends the control plane.
 func (c *Control) Stop() { c.server.Stop() }
 
