@@ -127,9 +127,9 @@ func (m *meter) configuration(ctx context.Context, name string, set *resource.Se
 const firstPort = 18520 // of debug ports
 
 // settled reads the memory after the garbage of the start has been collected:
-// the runtime gives pages back within some seconds.
+// a sidecar gives memory back some seconds after it has become free.
 func settled(ctx context.Context, p *rig.Process) (resident, anonymous int64, err error) {
-	timer := time.NewTimer(5 * time.Second)
+	timer := time.NewTimer(16 * time.Second)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -77,6 +79,10 @@ func Run(ctx context.Context, opts Options) error {
 	metrics := telemetry.NewMetrics()
 	p := proxy.New(proxy.Options{
 		TLS: &contexts{holder: holder}, Authorizer: authorizer, Mark: opts.Mark, Metrics: metrics, Log: opts.Log,
+		FreeMemory: func() {
+			runtime.GC() // a sync.Pool lets go of what is in it with the second collection
+			debug.FreeOSMemory()
+		},
 	})
 	a := &agent{opts: opts, proxy: p, holder: holder, conn: conn}
 	return a.run(ctx)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/header"
 )
@@ -31,6 +32,22 @@ type Reader struct {
 	OnPartial func()
 	trailer   header.Head // parsed trailer section, in trailer.Fields
 }
+
+// Release gives the buffer back while the connection stands idle; strings of
+// the last head are invalid from here on. Nothing may be buffered.
+func (r *Reader) Release() {
+	if r.r < r.w || len(r.buf) != bufferSize {
+		if r.r == r.w {
+			r.buf, r.head, r.r, r.w = nil, 0, 0, 0 // one that has grown is not worth keeping
+		}
+		return
+	}
+	buffers.Put((*[bufferSize]byte)(r.buf))
+	r.buf, r.head, r.r, r.w = nil, 0, 0, 0
+}
+
+// buffers of connections that stand idle.
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // NewReader returns a reader of src.
 func NewReader(src io.Reader) *Reader { return &Reader{src: src} }
@@ -150,7 +167,7 @@ func (r *Reader) fill() error {
 		r.r, r.w = r.head, r.head
 	}
 	if r.buf == nil {
-		r.buf = make([]byte, bufferSize)
+		r.buf = buffers.Get().(*[bufferSize]byte)[:]
 	}
 	if len(r.buf)-r.w < 512 {
 		r.grow()

@@ -43,10 +43,7 @@ func (s *socket) accept(p *Proxy) {
 			raw.Close()
 			continue
 		}
-		go func() {
-			defer p.conns.remove(d)
-			d.serve()
-		}()
+		go p.serve(d, nil)
 	}
 }
 

@@ -27,8 +27,9 @@ const handshakeTimeout = 15 * time.Second
 type downstream struct {
 	p      *Proxy
 	socket netip.AddrPort
-	raw    net.Conn // the TCP connection
-	conn   net.Conn // what the protocol reads: raw, with sniffed bytes put back, or TLS on it
+	raw    net.Conn   // the TCP connection
+	wire   *wire.Conn // raw, as something that can be waited on; nil where the network is not TCP
+	conn   net.Conn   // what the protocol reads: raw, with sniffed bytes put back, or TLS on it
 
 	rt    *runtime // the configuration now in use; only the serving goroutine writes it
 	chain *chain
@@ -59,40 +60,47 @@ type downstream struct {
 }
 
 func newDownstream(p *Proxy, address netip.AddrPort, raw net.Conn) *downstream {
-	return &downstream{p: p, socket: address, raw: raw, conn: wire.Wrap(raw)}
+	d := &downstream{p: p, socket: address, raw: raw, conn: wire.Wrap(raw)}
+	d.wire, _ = d.conn.(*wire.Conn)
+	return d
 }
 
 // serve decides what the connection is and hands it to its protocol: original
 // destination → listener → sniff → filter chain → TLS → HTTP or TCP.
-func (d *downstream) serve() {
-	defer d.raw.Close()
+// It returns what stands idle and goes on in rest; nil: the connection is over.
+func (d *downstream) serve() (idle *resting) {
+	defer func() {
+		if idle == nil {
+			d.raw.Close()
+		}
+	}()
 	d.p.stats.connections.Add(1)
 	d.rt = d.p.runtime.Load()
 	l := d.findListener()
 	if l == nil {
-		return
+		return nil
 	}
 	hello, ok := d.inspect(l)
 	if !ok {
-		return
+		return nil
 	}
 	if d.chain = l.match(d.local, hello); d.chain == nil {
 		d.refuse(telemetry.NoRoute, "filter_chain_not_found")
-		return
+		return nil
 	}
 	d.sni = hello.serverName
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
 			d.p.log.Info("TLS handshake failed", "listener", l.Name, "from", d.remoteText, "err", err)
-			return
+			return nil
 		}
 	}
 	if d.chain.HTTP != nil {
-		newHTTP1Conn(d).serve()
-	} else {
-		d.serveTCP()
+		return newHTTP1Conn(d).serve()
 	}
+	d.serveTCP()
+	return nil
 }
 
 // findListener follows the original destination to the listener that owns it.

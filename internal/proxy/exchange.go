@@ -48,6 +48,7 @@ type exchange struct {
 	body      []byte // what was read ahead of the request's body
 	bodyBuf   []byte // its memory
 	bodyDone  bool   // body is all of it, so that a try can be repeated
+	whole     bool   // the response went downstream to its end
 	replied   bool   // a response head went downstream
 	keepAlive bool   // the downstream connection goes on after this exchange
 	// upKeepsAlive: the upstream lets its connection live after its response.
@@ -203,6 +204,7 @@ func (x *exchange) record() {
 	if x.chain.log != nil {
 		x.chain.log.Log(x.chain.format, r)
 	}
+	x.returnUpstream()
 }
 
 // observe counts the request in Istio's standard metrics.

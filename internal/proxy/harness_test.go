@@ -140,6 +140,7 @@ type mesh struct {
 	url        string
 	snapA      *ir.Snapshot
 	snapB      *ir.Snapshot
+	options    func(*Options) // changes what both proxies are made with
 }
 
 const (
@@ -177,7 +178,11 @@ func newMesh(t testing.TB, app http.Handler, edit func(m *mesh)) *mesh {
 		edit(m)
 	}
 	start := func(principal string, log *lines) *Proxy {
-		return New(Options{TLS: &contexts{ca, ca.issue(t, principal)}, OpenLog: func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(log), nil }})
+		o := Options{TLS: &contexts{ca, ca.issue(t, principal)}, OpenLog: func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(log), nil }}
+		if m.options != nil {
+			m.options(&o)
+		}
+		return New(o)
 	}
 	m.b = start(worker, m.logB)
 	m.apply(m.b, m.snapB)

@@ -43,9 +43,15 @@ type Options struct {
 	Mark int
 	// MaxConnections bounds downstream connections; default 100,000.
 	MaxConnections int
-	Metrics        *telemetry.Metrics
-	OpenLog        func(path string) (*telemetry.Logger, error) // default telemetry.OpenLogger
-	Log            *slog.Logger
+	// RestAfter is how long an HTTP/1.1 connection without a request keeps its
+	// buffers; default 4s.
+	RestAfter time.Duration
+	// FreeMemory, if set, is called once in a while after much has become free
+	// (debug.FreeOSMemory).
+	FreeMemory func()
+	Metrics    *telemetry.Metrics
+	OpenLog    func(path string) (*telemetry.Logger, error) // default telemetry.OpenLogger
+	Log        *slog.Logger
 }
 
 // Proxy is one data plane. Apply, Drain and the accessors may be called from
@@ -68,6 +74,7 @@ type Proxy struct {
 	conns    connections
 	draining atomic.Bool
 	stats    proxyStats
+	trim     trimmer
 }
 
 // New returns a proxy that serves nothing until Apply.
@@ -90,8 +97,11 @@ func New(opts Options) *Proxy {
 	if opts.MaxConnections == 0 {
 		opts.MaxConnections = 100_000
 	}
+	if opts.RestAfter == 0 {
+		opts.RestAfter = restAfter
+	}
 	return &Proxy{
-		opts: opts, log: opts.Log, metrics: opts.Metrics,
+		opts: opts, trim: trimmer{free: opts.FreeMemory}, log: opts.Log, metrics: opts.Metrics,
 		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark}),
 		sockets:  map[netip.AddrPort]*socket{},
 		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{},
@@ -128,6 +138,7 @@ func (p *Proxy) Apply(s *ir.Snapshot) error {
 	// Connections whose filter chain is gone end now if they are idle, and with
 	// their request otherwise.
 	p.conns.each(func(c *downstream) { c.reconsider(next) })
+	p.trim.soon()
 	p.log.Info("applied", "version", s.Version, "listeners", len(s.Listeners), "routes", len(s.Routes), "clusters", len(s.Clusters))
 	return nil
 }
@@ -203,6 +214,7 @@ func (p *Proxy) Drain(ctx context.Context) {
 		p.conns.wait(context.Background())
 	}
 	p.upstream.Close()
+	p.trim.stop()
 	p.applyMu.Lock()
 	defer p.applyMu.Unlock()
 	p.dropProviders(nil)

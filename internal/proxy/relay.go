@@ -30,7 +30,7 @@ func (x *exchange) relay() {
 		x.settle(ok)
 	}
 	x.stopPump()
-	x.returnUpstream(ok)
+	x.whole = ok
 }
 
 // prepareResponse applies what the route says.
@@ -130,12 +130,14 @@ func (x *exchange) sent(err error) bool {
 	return false
 }
 
-// returnUpstream pools the connection if both messages are through.
-func (x *exchange) returnUpstream(ok bool) {
+// returnUpstream pools the connection if both messages are through. It comes
+// after the record, because the response's fields live in the connection's
+// buffer.
+func (x *exchange) returnUpstream() {
 	if x.up == nil {
 		return
 	}
-	if ok && x.upKeepsAlive && x.up.Complete() && x.c.Complete() {
+	if x.whole && x.upKeepsAlive && x.up.Complete() && x.c.Complete() {
 		x.up.Release(time.Now())
 	} else {
 		x.up.Close()

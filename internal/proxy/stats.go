@@ -11,7 +11,7 @@ import (
 type proxyStats struct {
 	connections, connectionsShed, refused telemetry.Counter
 	handshakeErrors, protocolErrors       telemetry.Counter
-	acceptErrors, requests                telemetry.Counter
+	acceptErrors, requests, rests         telemetry.Counter
 }
 
 // Collect implements telemetry.Collector.
@@ -28,6 +28,7 @@ func (p *Proxy) Collect(e *telemetry.Exposition) {
 		"envoy_http_downstream_cx_protocol_err": &s.protocolErrors,
 		"envoy_http_downstream_rq_total":        &s.requests,
 		"tulle_listener_accept_errors_total":    &s.acceptErrors,
+		"tulle_http_downstream_cx_rested_total": &s.rests,
 	} {
 		e.Add("counter", name, float64(c.Value()))
 	}

@@ -174,6 +174,7 @@ func (c *Conn) Release(now time.Time) {
 	if cl.wakeOne(c.Host, c) {
 		return
 	}
+	c.Reader.Release()
 	c.Host.pushIdle(c, now)
 	if cl.idle.Load() == 1 {
 		cl.scheduleSweep(cl.idleTimeout())

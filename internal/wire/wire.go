@@ -80,6 +80,10 @@ func (c *Conn) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// Await waits until something can be read, the end or an error included, and
+// takes nothing. Unlike a Read that waits it needs no buffer meanwhile.
+func (c *Conn) Await() error { return c.raw.Read(peekFD) }
+
 // ReadFrom hides TCPConn's, which would read and write past us.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(writer{c}, r) }
 

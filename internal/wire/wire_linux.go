@@ -28,6 +28,17 @@ func (c *Conn) recvFD(fd uintptr) bool {
 	}
 }
 
+// peekFD reports whether a read would return at once.
+func peekFD(fd uintptr) bool {
+	var b [1]byte
+	for {
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK, 0, 0)
+		if errno != syscall.EINTR {
+			return errno != syscall.EAGAIN
+		}
+	}
+}
+
 // sendFD writes what the socket takes; false: wait until it takes more.
 func (c *Conn) sendFD(fd uintptr) bool {
 	for len(c.out) > 0 {

@@ -6,4 +6,6 @@ const supported = false
 
 func (c *Conn) recvFD(uintptr) bool { return true }
 
+func peekFD(uintptr) bool { return true }
+
 func (c *Conn) sendFD(uintptr) bool { return true }
