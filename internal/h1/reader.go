@@ -126,7 +126,7 @@ func (r *Reader) readHead(request bool) ([]byte, error) {
 			r.head, r.r = end, end
 			return r.buf[:end], nil
 		}
-		if err := checkPartial(r.buf[from:r.w]); err != nil {
+		if err := checkPartial(r.buf[:r.w], scanned); err != nil {
 			return nil, err
 		}
 		scanned = r.w
@@ -147,17 +147,18 @@ func (r *Reader) readHead(request bool) ([]byte, error) {
 }
 
 // checkPartial refuses a bare LF at once: a peer that ends lines that way
-// would otherwise wait for an answer until the timeout.
-func checkPartial(b []byte) error {
+// would otherwise wait for an answer until the timeout. What lies before from
+// has been looked at.
+func checkPartial(b []byte, from int) error {
 	for {
-		i := bytes.IndexByte(b, '\n')
+		i := bytes.IndexByte(b[from:], '\n')
 		if i < 0 {
 			return nil
 		}
-		if i > 0 && b[i-1] != '\r' {
+		if i += from; i == 0 || b[i-1] != '\r' {
 			return bad("http1.bare_lf")
 		}
-		b = b[i+1:]
+		from = i + 1
 	}
 }
 
