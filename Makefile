@@ -3,7 +3,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE = ./internal/... ./examples/...
 FUZZ ?= 30s
 
-.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory e2e demo
+.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory hostile e2e demo
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -38,6 +38,9 @@ bench-pair: ## two sidecars in a row beside HAProxy; ARGS="-only http1 -rounds 5
 
 bench-memory: ## what a sidecar's memory is, with the bars
 	go run ./bench/memory $(ARGS)
+
+hostile: ## hostile peers, with figures: memory for each connection, what the others notice
+	TULLE_HOSTILE=$(or $(CONNS),4000) go test -count=1 -v -timeout 20m -run TestHostilePeers ./internal/proxy | grep -E "hostile:|FAIL|^ok"
 
 e2e: ## the real binary, driven as a user would
 	go test -count=1 -v ./test/...

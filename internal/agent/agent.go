@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -79,6 +80,7 @@ func Run(ctx context.Context, opts Options) error {
 	metrics := telemetry.NewMetrics()
 	p := proxy.New(proxy.Options{
 		TLS: &contexts{holder: holder}, Authorizer: authorizer, Mark: opts.Mark, Metrics: metrics, Log: opts.Log,
+		MemoryLimit: memoryLimit(),
 		FreeMemory: func() {
 			runtime.GC() // a sync.Pool lets go of what is in it with the second collection
 			debug.FreeOSMemory()
@@ -86,6 +88,14 @@ func Run(ctx context.Context, opts Options) error {
 	})
 	a := &agent{opts: opts, proxy: p, holder: holder, conn: conn}
 	return a.run(ctx)
+}
+
+// memoryLimit is GOMEMLIMIT where it is set, as it is in a container.
+func memoryLimit() int64 {
+	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
+		return limit
+	}
+	return 0
 }
 
 type agent struct {

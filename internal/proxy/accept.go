@@ -37,6 +37,11 @@ func (s *socket) accept(p *Proxy) {
 			time.Sleep(acceptRetry)
 			continue
 		}
+		if p.overload.connections.Load() {
+			p.stats.connectionsOverload.Add(1)
+			raw.Close()
+			continue
+		}
 		d := newDownstream(p, s.address, raw)
 		if !p.conns.add(d, p.opts.MaxConnections) {
 			p.stats.connectionsShed.Add(1)

@@ -81,7 +81,7 @@ func (x *exchange) begin() {
 func (x *exchange) handle() (again bool) {
 	x.keepAlive = x.req.KeepAlive
 	defer x.record()
-	if !x.identify() || !x.authorize() || !x.chooseRoute() {
+	if x.shed() || !x.identify() || !x.authorize() || !x.chooseRoute() {
 		return x.finished()
 	}
 	switch {

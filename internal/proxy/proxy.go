@@ -43,6 +43,9 @@ type Options struct {
 	Mark int
 	// MaxConnections bounds downstream connections; default 100,000.
 	MaxConnections int
+	// MemoryLimit is the memory in bytes that the process should stay below; 0:
+	// no limit. Near it requests are answered 503, then connections are closed.
+	MemoryLimit int64
 	// RestAfter is how long an HTTP/1.1 connection without a request keeps its
 	// buffers; default 4s.
 	RestAfter time.Duration
@@ -75,6 +78,7 @@ type Proxy struct {
 	draining atomic.Bool
 	stats    proxyStats
 	trim     trimmer
+	overload overload
 }
 
 // New returns a proxy that serves nothing until Apply.
@@ -100,12 +104,14 @@ func New(opts Options) *Proxy {
 	if opts.RestAfter == 0 {
 		opts.RestAfter = restAfter
 	}
-	return &Proxy{
+	p := &Proxy{
 		opts: opts, trim: trimmer{free: opts.FreeMemory}, log: opts.Log, metrics: opts.Metrics,
 		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark}),
 		sockets:  map[netip.AddrPort]*socket{},
 		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{},
 	}
+	p.overload.watch(opts.MemoryLimit)
+	return p
 }
 
 // Apply puts a snapshot in force, whole or not at all: everything that can
@@ -215,6 +221,7 @@ func (p *Proxy) Drain(ctx context.Context) {
 	}
 	p.upstream.Close()
 	p.trim.stop()
+	p.overload.close()
 	p.applyMu.Lock()
 	defer p.applyMu.Unlock()
 	p.dropProviders(nil)

@@ -11,6 +11,7 @@ import (
 type proxyStats struct {
 	connections, connectionsShed, refused telemetry.Counter
 	handshakeErrors, protocolErrors       telemetry.Counter
+	requestsShed, connectionsOverload     telemetry.Counter
 	acceptErrors, requests, rests         telemetry.Counter
 }
 
@@ -21,14 +22,16 @@ func (p *Proxy) Collect(e *telemetry.Exposition) {
 	s := &p.stats
 	e.Add("gauge", "envoy_listener_downstream_cx_active", float64(p.conns.count()))
 	for name, c := range map[string]*telemetry.Counter{
-		"envoy_listener_downstream_cx_total":    &s.connections,
-		"envoy_listener_downstream_cx_overflow": &s.connectionsShed,
-		"envoy_listener_no_filter_chain_match":  &s.refused,
-		"envoy_listener_ssl_connection_error":   &s.handshakeErrors,
-		"envoy_http_downstream_cx_protocol_err": &s.protocolErrors,
-		"envoy_http_downstream_rq_total":        &s.requests,
-		"tulle_listener_accept_errors_total":    &s.acceptErrors,
-		"tulle_http_downstream_cx_rested_total": &s.rests,
+		"envoy_listener_downstream_cx_total":           &s.connections,
+		"envoy_listener_downstream_cx_overflow":        &s.connectionsShed,
+		"envoy_listener_downstream_cx_overload_reject": &s.connectionsOverload,
+		"envoy_http_downstream_rq_overload_close":      &s.requestsShed,
+		"envoy_listener_no_filter_chain_match":         &s.refused,
+		"envoy_listener_ssl_connection_error":          &s.handshakeErrors,
+		"envoy_http_downstream_cx_protocol_err":        &s.protocolErrors,
+		"envoy_http_downstream_rq_total":               &s.requests,
+		"tulle_listener_accept_errors_total":           &s.acceptErrors,
+		"tulle_http_downstream_cx_rested_total":        &s.rests,
 	} {
 		e.Add("counter", name, float64(c.Value()))
 	}
