@@ -47,7 +47,9 @@ type Options struct {
 	// (Istio's terminationDrainDuration).
 	DrainTime time.Duration
 	Ports     Ports
-	Log       *slog.Logger
+	// CertificateTTL is asked of the CA; 0 is the CA's default (24h).
+	CertificateTTL time.Duration
+	Log            *slog.Logger
 }
 
 // Ports the agent serves on; 0 leaves one out. Istio's numbers are in
@@ -116,7 +118,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	defer servers.close()
-	rotator := ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: a.holder, Log: a.opts.Log})
+	rotator := ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: a.holder, TTL: a.opts.CertificateTTL, Log: a.opts.Log})
 	g.Go(func() error { return quiet(rotator.Run(inner)) })
 	g.Go(func() error {
 		select {

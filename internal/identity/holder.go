@@ -33,6 +33,9 @@ type state struct {
 	leaf  *x509.Certificate
 	roots *x509.CertPool
 	list  []*x509.Certificate
+	// bundle is the hash of the trust bundle; sessions begun under another one
+	// are not resumed.
+	bundle [sha256.Size]byte
 
 	verified verified
 }
@@ -56,6 +59,7 @@ func (h *Holder) Set(cert tls.Certificate, roots []*x509.Certificate) error {
 	for _, r := range roots {
 		s.roots.AddCert(r)
 	}
+	s.bundle = hashChain(roots)
 	h.current.Store(s)
 	h.once.Do(func() { close(h.ready) })
 	return nil

@@ -162,6 +162,20 @@ func TestResumptionIsVerifiedAgain(t *testing.T) {
 			t.Errorf("%v, want %q", err, UnknownAuthority)
 		}
 	})
+	t.Run("new root on both sides", func(t *testing.T) {
+		old, new := newAuthority(t), newAuthority(t)
+		server, client := holder(t, old.issue(t, "server", time.Hour), old, new), holder(t, old.issue(t, "client", time.Hour), old, new)
+		dial := client.Client(ClientOptions{SNI: "server"})
+		if _, err, _ := meet(t, server.Server(ServerOptions{RequireClientCert: true}), dial); err != nil {
+			t.Fatal(err)
+		}
+		hold(t, server, new.issue(t, "server", time.Hour), new)
+		hold(t, client, new.issue(t, "client", time.Hour), new)
+		cs, err, _ := meet(t, server.Server(ServerOptions{RequireClientCert: true}), dial)
+		if err != nil || cs.DidResume {
+			t.Errorf("resumed is %v, %v: want a full handshake with the new certificates", cs.DidResume, err)
+		}
+	})
 	t.Run("other listener", func(t *testing.T) {
 		ca := newAuthority(t)
 		server, client := holder(t, ca.issue(t, "server", time.Hour), ca), holder(t, ca.issue(t, "client", time.Hour), ca)

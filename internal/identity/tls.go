@@ -58,7 +58,7 @@ func (h *Holder) Server(o ServerOptions) *tls.Config {
 	c := &tls.Config{
 		MinVersion: max(o.MinVersion, tls.VersionTLS12), MaxVersion: o.MaxVersion, NextProtos: o.ALPN,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return h.certificate() },
-		WrapSession:    h.tickets.EncryptTicket, UnwrapSession: h.tickets.DecryptTicket,
+		WrapSession:    h.wrapSession, UnwrapSession: h.unwrapSession,
 	}
 	if o.RequireClientCert {
 		c.ClientAuth = tls.RequireAnyClientCert

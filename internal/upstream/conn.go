@@ -74,6 +74,9 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 		tc := tls.Client(conn.Conn, h.resuming(tlsConf))
 		if err := tc.HandshakeContext(ctx); err != nil {
 			raw.Close()
+			if h.forgetSession() { // it may have been the session that was refused
+				return c.connect(ctx, h)
+			}
 			return nil, &HandshakeError{err}
 		}
 		conn.Conn = tc

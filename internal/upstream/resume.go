@@ -30,6 +30,14 @@ func (h *Host) resuming(conf *tls.Config) *tls.Config {
 	return r.conf
 }
 
+// forgetSession drops the host's session and reports whether there was one: its
+// certificate may have been good once and be refused now, and would be refused
+// each time.
+func (h *Host) forgetSession() bool {
+	r := h.resumption.Load()
+	return r != nil && r.last.Swap(nil) != nil
+}
+
 // Get implements tls.ClientSessionCache.
 func (r *resumption) Get(string) (*tls.ClientSessionState, bool) {
 	s := r.last.Load()
