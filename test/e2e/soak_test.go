@@ -90,7 +90,9 @@ func (s *soak) call(ctx context.Context, caller int) {
 		{"viewer", "GET", "http://" + s.m.gateway + "/api/work", 200},
 		{"viewer", "GET", "http://" + s.m.gateway + "/", 200},
 		{"researcher", "GET", "http://" + s.m.gateway + "/api/work", 200},
-		{"", "GET", "http://" + s.m.gateway + "/api/work", 401}, // without a token
+		{"researcher", "GET", "http://" + s.m.gateway + "/api/jobs", 200},
+		{"", "GET", "http://" + s.m.gateway + "/api/jobs", 403},
+		{"researcher", "GET", "http://" + s.m.gateway + "/api/admin/stats", 403},
 	}
 	for i := caller; ; i++ {
 		select {
