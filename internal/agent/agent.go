@@ -80,14 +80,14 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	holder := identity.NewHolder(id.TrustDomain)
 	metrics := telemetry.NewMetrics()
-	p := proxy.New(proxy.Options{
-		TLS: &contexts{holder: holder}, Authorizer: authorizer, Mark: opts.Mark, Metrics: metrics, Log: opts.Log,
-		MemoryLimit: memoryLimit(),
-		FreeMemory: func() {
-			runtime.GC() // a sync.Pool lets go of what is in it with the second collection
-			debug.FreeOSMemory()
-		},
-	})
+	po := ProxyOptions(holder)
+	po.Mark, po.Metrics, po.Log = opts.Mark, metrics, opts.Log
+	po.MemoryLimit = memoryLimit()
+	po.FreeMemory = func() {
+		runtime.GC() // a sync.Pool lets go of what is in it with the second collection
+		debug.FreeOSMemory()
+	}
+	p := proxy.New(po)
 	a := &agent{opts: opts, proxy: p, holder: holder, conn: conn}
 	return a.run(ctx)
 }

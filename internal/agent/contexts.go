@@ -11,7 +11,14 @@ import (
 	"github.com/tulle-mesh/tulle/internal/extauthz"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/proxy"
 )
+
+// ProxyOptions are the hooks through which a proxy uses a workload's identity
+// and external authorizers; the caller fills in the rest.
+func ProxyOptions(h *identity.Holder) proxy.Options {
+	return proxy.Options{TLS: &contexts{holder: h}, Authorizer: authorizer}
+}
 
 // contexts makes TLS configurations from the workload's identity (proxy.TLS).
 type contexts struct{ holder *identity.Holder }

@@ -165,7 +165,16 @@ func routeAction(r *ir.Route) (to, timeout, retries string) {
 		}
 		if p := r.Forward.Retry; p != nil {
 			retries = fmt.Sprintf("%d on %s", p.Attempts, strings.Join(p.On, ","))
+			for _, code := range p.Codes {
+				retries += fmt.Sprintf(",%d", code)
+			}
 		}
+	}
+	if r.Fault != nil {
+		to += " +fault"
+	}
+	if r.Forward != nil && len(r.Forward.Mirrors) > 0 {
+		to += " +mirror"
 	}
 	return to, timeout, retries
 }

@@ -192,6 +192,7 @@ func (b *builder) gatewayRoutes(name string, servers []*server) *ir.RouteTable {
 				continue
 			}
 			for _, h := range vs.Spec.Hosts {
+				h = fqdn(h, vs.Namespace) // X1: at a gateway too
 				for _, host := range intersect(s.Hosts, h, vs.Namespace, s.gw.Namespace) {
 					key := host + "\x00" + vs.Namespace + "/" + vs.Name
 					if s.redirects() && hosts[host] != nil {
@@ -252,7 +253,7 @@ func (s *server) redirectRoutes() []*ir.Route {
 
 func catchAllRank(r *ir.Route) int {
 	m := r.Match
-	if len(m.Headers)+len(m.Query) == 0 && (m.Path == nil || m.Path.Kind == ir.Prefix && m.Path.Value == "/") {
+	if len(m.Headers)+len(m.Query) == 0 && (m.Path == nil || m.Path.Kind == ir.Prefix && m.Path.Value == "/" || m.Path.Kind == ir.Regex && m.Path.Value == ".*") {
 		return 1
 	}
 	return 0

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/h2"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/wire"
 )
@@ -36,6 +37,7 @@ type downstream struct {
 
 	remote, local         netip.AddrPort // local: the original destination
 	remoteText, localText string
+	hello                 hello
 	sni                   string
 	peer                  string // SPIFFE ID that TLS proved
 	peerNamespace         string
@@ -54,9 +56,10 @@ type downstream struct {
 	idle    bool // between requests: may be closed at any time
 	closing bool // close when the current request is over
 	closed  bool
-	// reauthorize reports whether a new snapshot would still accept this
-	// connection; set by TCP, whose connections outlive requests.
-	reauthorize func(next *runtime) bool
+	watches map[*watch]struct{} // what goes on here and is decided anew by every configuration
+	// shutdown lets a connection that carries several requests at once end by
+	// itself; set by HTTP/2.
+	shutdown func()
 }
 
 func newDownstream(p *Proxy, address netip.AddrPort, raw net.Conn) *downstream {
@@ -88,7 +91,7 @@ func (d *downstream) serve() (idle *resting) {
 		d.refuse(telemetry.NoRoute, "filter_chain_not_found")
 		return nil
 	}
-	d.sni = hello.serverName
+	d.hello, d.sni = hello, hello.serverName
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
@@ -97,10 +100,31 @@ func (d *downstream) serve() (idle *resting) {
 		}
 	}
 	if d.chain.HTTP != nil {
-		return newHTTP1Conn(d).serve()
+		return d.serveHTTP()
 	}
 	d.serveTCP()
 	return nil
+}
+
+// serveHTTP speaks the protocol that TLS agreed on or, failing that, the one
+// the first bytes show (Envoy's codec type AUTO).
+func (d *downstream) serveHTTP() (idle *resting) {
+	if tc, ok := d.conn.(*tls.Conn); ok {
+		if p := tc.ConnectionState().NegotiatedProtocol; p == "h2" || p == "istio-h2" {
+			d.serveHTTP2(nil)
+			return nil
+		}
+	}
+	c := newHTTP1Conn(d)
+	if !d.enterIdle() {
+		return nil
+	}
+	d.conn.SetReadDeadline(time.Now().Add(d.idleTimeout()))
+	if prior, _ := c.HasPrefix(h2.Preface); prior && d.leaveIdle() {
+		d.serveHTTP2(c.Take())
+		return nil
+	}
+	return c.serve()
 }
 
 // findListener follows the original destination to the listener that owns it.
@@ -113,10 +137,10 @@ func (d *downstream) findListener() *listener {
 	d.local = addrPort(d.raw.LocalAddr())
 	if tc, ok := d.raw.(*net.TCPConn); ok {
 		d.fd, _ = tc.SyscallConn()
-		if l.UseOriginalDst {
-			if dst, ok := d.p.opts.OriginalDst(tc); ok {
-				d.local = dst
-			}
+	}
+	if l.UseOriginalDst {
+		if dst, ok := d.p.opts.OriginalDst(d.raw); ok {
+			d.local = dst
 		}
 	}
 	d.poll = d.pollFD
@@ -187,7 +211,7 @@ func (d *downstream) refuse(flag telemetry.Flags, details string) {
 // reset makes the close a RST: the peer sees "connection reset", not an empty
 // answer.
 func (d *downstream) reset() {
-	if tc, ok := d.raw.(*net.TCPConn); ok {
+	if tc, ok := d.raw.(interface{ SetLinger(sec int) error }); ok {
 		tc.SetLinger(0)
 	}
 }
@@ -195,7 +219,8 @@ func (d *downstream) reset() {
 // closedByPeer reports whether the peer has gone, without reading.
 func (d *downstream) closedByPeer() bool {
 	if d.fd == nil {
-		return false
+		c, ok := d.raw.(interface{ PeerClosed() bool }) // a connection without kernel: tests
+		return ok && c.PeerClosed()
 	}
 	d.gone = false
 	if err := d.fd.Read(d.poll); err != nil && !errors.Is(err, syscall.EAGAIN) {
@@ -213,7 +238,7 @@ func (d *downstream) follow() bool {
 	if rt == d.rt {
 		return true
 	}
-	chain := rt.chainOf(d.chain)
+	chain := rt.chainFor(d, d.chain)
 	if chain == nil || chain.HTTP == nil {
 		return false
 	}
@@ -249,12 +274,24 @@ func (d *downstream) isClosing() bool {
 // the current one.
 func (d *downstream) closeIfIdle() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.closing = true
-	if d.idle && !d.closed {
+	shutdown := d.shutdown
+	if shutdown == nil && d.idle && !d.closed {
 		d.closed = true
 		d.raw.Close()
 	}
+	d.mu.Unlock()
+	if shutdown != nil {
+		shutdown()
+	}
+}
+
+// setShutdown takes over how the connection ends; false: it is ending already.
+func (d *downstream) setShutdown(f func()) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shutdown = f
+	return !d.closing
 }
 
 // abort closes the connection whatever it is doing.
@@ -263,16 +300,4 @@ func (d *downstream) abort() {
 	defer d.mu.Unlock()
 	d.closing, d.closed = true, true
 	d.raw.Close()
-}
-
-// reconsider is called for every connection after a new snapshot. HTTP looks
-// at the snapshot with each request by itself; here the connections end that
-// the new configuration would not have accepted.
-func (d *downstream) reconsider(next *runtime) {
-	d.mu.Lock()
-	f := d.reauthorize
-	d.mu.Unlock()
-	if f != nil && !f(next) {
-		d.closeIfIdle()
-	}
 }

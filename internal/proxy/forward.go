@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/h2"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/upstream"
@@ -30,6 +31,7 @@ type failureKind uint8
 
 const (
 	failConnect failureKind = iota // nothing was sent
+	failRefused                    // the upstream says that it has not looked at the request
 	failReset                      // the connection broke after something was sent
 	failTry                        // perTryTimeout
 	failFinal                      // not to be retried: no host, overflow, caller gone, total timeout
@@ -42,9 +44,7 @@ func (x *exchange) forward() {
 	if !x.chooseCluster(f) {
 		return
 	}
-	if f.Timeout > 0 {
-		x.deadline = x.start.Add(f.Timeout.D())
-	}
+	x.setTimeouts(f)
 	if !x.cluster.BeginRequest() {
 		x.reply(&overflow)
 		return
@@ -54,14 +54,19 @@ func (x *exchange) forward() {
 	if !x.readAhead() {
 		return
 	}
+	if f.Mirrors != nil {
+		x.mirror(f)
+		defer x.endMirrors()
+	}
+	x.tryAt = x.start.Add(x.held)
 	for {
 		x.attempt++
 		fail := x.try(f)
 		if x.mayRetry(f, fail) {
-			again := x.retryAfterPause(f)
-			if again {
-				continue
-			}
+			x.noteTry(fail)
+			x.retryAfterPause(f)
+			x.tryAt = time.Now()
+			continue
 		}
 		if fail != nil {
 			x.abandon()
@@ -97,16 +102,30 @@ func (x *exchange) chooseCluster(f *ir.Forward) bool {
 // many tries follow.
 func (x *exchange) prepareRequest(f *ir.Forward) {
 	h := &x.req.Fields
+	if f.AppendForwardedHost && x.upstreamHost(f) != x.req.Host {
+		appendField(h, "x-forwarded-host", x.req.Host)
+	}
+	if !x.wc.Request.IsZero() { // the more specific first, so that the route's word counts (Envoy)
+		x.apply(h, &x.wc.Request)
+	}
+	if !x.route.Request.IsZero() {
+		x.apply(h, &x.route.Request)
+	}
 	if f.PrefixRewrite != "" || f.RegexRewrite != nil {
 		h.Set("x-envoy-original-path", x.req.Path)
 		x.path = x.route.RewritePath(x.path)
 	}
-	if !x.route.Request.IsZero() {
-		apply(h, &x.route.Request)
+}
+
+// upstreamHost is the authority that the upstream sees.
+func (x *exchange) upstreamHost(f *ir.Forward) string {
+	switch {
+	case f.HostRewrite != "":
+		return f.HostRewrite
+	case x.wc.HostRewrite != "":
+		return x.wc.HostRewrite
 	}
-	if !x.wc.Request.IsZero() {
-		apply(h, &x.wc.Request)
-	}
+	return x.req.Host
 }
 
 // try makes one attempt. On success the response's head is in x.res and x.up
@@ -125,7 +144,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	x.host.Begin()
 	defer x.host.End()
 
-	limit := x.tryDeadline(f)
+	limit := x.tryDeadline()
 	// A request that must not be sent twice gets a connection that is known to
 	// be open; one that may be gets another chance on a fresh connection.
 	idempotent := x.bodyDone && safeToRepeat(x.method)
@@ -140,12 +159,13 @@ func (x *exchange) try(f *ir.Forward) *failure {
 			}
 			return nil
 		}
-		stale := x.up.Reused() && !fresh && fail.kind == failReset && x.up.Buffered() == 0
+		stale := x.up.Reused() && !fresh && x.pump == nil &&
+			(idempotent && fail.kind == failReset && x.up.Buffered() == 0 || x.bodyDone && fail.kind == failRefused)
 		x.closeUpstream()
-		if stale && idempotent && x.pump == nil {
+		if stale {
 			continue // the pool's fault, not the host's: does not count as a try
 		}
-		if fail.kind == failReset || fail.kind == failTry {
+		if fail.kind == failReset || fail.kind == failRefused || fail.kind == failTry {
 			x.report(upstream.Outcome{Local: true})
 		}
 		return fail
@@ -163,10 +183,10 @@ func safeToRepeat(method string) bool {
 }
 
 // tryDeadline is the earlier of the try's and the exchange's; zero for none.
-func (x *exchange) tryDeadline(f *ir.Forward) time.Time {
+func (x *exchange) tryDeadline() time.Time {
 	limit := x.deadline
-	if r := f.Retry; r != nil && r.PerTryTimeout > 0 {
-		if t := time.Now().Add(r.PerTryTimeout.D()); limit.IsZero() || t.Before(limit) {
+	if per := x.timeouts.perTry; per > 0 {
+		if t := time.Now().Add(per); limit.IsZero() || t.Before(limit) {
 			limit = t
 		}
 	}
@@ -174,9 +194,10 @@ func (x *exchange) tryDeadline(f *ir.Forward) time.Time {
 }
 
 func (x *exchange) connect(limit time.Time, fresh, check bool) *failure {
-	up, err := x.cluster.Acquire(x.host, limit, fresh, check)
+	up, err := x.cluster.Acquire(x.host, limit, x.http2, fresh, check)
 	if err == nil {
 		x.up = up
+		x.c.watch(up)
 		x.rec.UpstreamLocal = up.LocalText()
 		return nil
 	}
@@ -211,14 +232,17 @@ func (x *exchange) exchangeOnce(limit time.Time) *failure {
 	x.sentAt = time.Now()
 	if err := x.send(); err != nil {
 		// The upstream may have answered before it closed: look.
-		if !errors.Is(err, errWrite) {
-			return &failure{&clientGone, failFinal}
+		if errors.Is(err, h2.ErrNoExtendedConnect) {
+			return &failure{&noUpgrade, failFinal}
 		}
 	}
 	for {
 		err := x.awaitHead(limit)
 		if err != nil {
 			return x.classify(err)
+		}
+		if x.res.Status == 200 && x.fwd.Upgrade != "" && x.up.Protocol() == telemetry.HTTP2 {
+			x.res.Status, x.res.Upgrade = 101, x.fwd.Upgrade // an accepted extended CONNECT
 		}
 		if x.res.Status >= 200 || x.res.Status == 101 {
 			break
@@ -261,6 +285,7 @@ func (x *exchange) awaitHead(limit time.Time) error {
 // classify turns an error on the upstream connection into a failure.
 func (x *exchange) classify(err error) *failure {
 	var protocol *h1.Error
+	var reset *h2.StreamError
 	switch {
 	case errors.Is(err, errDownstreamGone), x.pump != nil && x.pump.failedDownstream():
 		return x.callerFailed()
@@ -268,6 +293,14 @@ func (x *exchange) classify(err error) *failure {
 		return x.timedOut()
 	case errors.As(err, &protocol):
 		x.rec.Failure = protocol.Detail
+		return &failure{&upstreamBad, failReset}
+	case h2.RetrySafe(err):
+		return &failure{&refusedStream, failRefused}
+	case errors.As(err, &reset):
+		x.rec.Failure = reset.Error()
+		if reset.Remote {
+			return &failure{&remoteReset, failReset}
+		}
 		return &failure{&upstreamBad, failReset}
 	}
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -289,11 +322,12 @@ func (x *exchange) callerFailed() *failure {
 
 // closeUpstream gives up the current upstream connection.
 func (x *exchange) closeUpstream() {
+	x.stopPump() // it writes to the upstream
 	if x.up != nil {
+		x.c.watch(nil)
 		x.up.Close()
 		x.up = nil
 	}
-	x.stopPump()
 }
 
 // abandon is closeUpstream at the end of an exchange.

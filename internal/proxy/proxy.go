@@ -38,7 +38,10 @@ type Options struct {
 	Listen func(ctx context.Context, l *ir.Listener) (net.Listener, error)
 	// OriginalDst tells where a redirected connection was going; default
 	// SO_ORIGINAL_DST. Without an answer the local address counts.
-	OriginalDst func(c *net.TCPConn) (netip.AddrPort, bool)
+	OriginalDst func(c net.Conn) (netip.AddrPort, bool)
+	// Dial connects to an upstream host, from the address bind if it is valid;
+	// default net.Dialer with Mark and the cluster's keepalive.
+	Dial func(ctx context.Context, address string, bind netip.Addr) (net.Conn, error)
 	// Mark for upstream sockets (SO_MARK); 0 sets none.
 	Mark int
 	// MaxConnections bounds downstream connections; default 100,000.
@@ -79,6 +82,9 @@ type Proxy struct {
 	stats    proxyStats
 	trim     trimmer
 	overload overload
+	mirrors  mirrors
+
+	routeCounters routeCounters
 }
 
 // New returns a proxy that serves nothing until Apply.
@@ -106,7 +112,7 @@ func New(opts Options) *Proxy {
 	}
 	p := &Proxy{
 		opts: opts, trim: trimmer{free: opts.FreeMemory}, log: opts.Log, metrics: opts.Metrics,
-		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark}),
+		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark, Dial: opts.Dial}),
 		sockets:  map[netip.AddrPort]*socket{},
 		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{},
 	}
@@ -219,9 +225,11 @@ func (p *Proxy) Drain(ctx context.Context) {
 		p.conns.each(func(c *downstream) { c.abort() })
 		p.conns.wait(context.Background())
 	}
+	p.mirrors.close()
 	p.upstream.Close()
 	p.trim.stop()
 	p.overload.close()
+	p.mirrors.running.Wait()
 	p.applyMu.Lock()
 	defer p.applyMu.Unlock()
 	p.dropProviders(nil)

@@ -25,7 +25,7 @@ func (x *exchange) relay() {
 	x.rec.Status = x.res.Status
 	x.rec.Details = "via_upstream"
 	x.prepareResponse()
-	ok := x.relayHead() && x.relayBody()
+	ok := x.relayHead()
 	if x.grpc {
 		x.settle(ok)
 	}
@@ -36,11 +36,14 @@ func (x *exchange) relay() {
 // prepareResponse applies what the route says.
 func (x *exchange) prepareResponse() {
 	h := &x.res.Fields
-	if !x.route.Response.IsZero() {
-		apply(h, &x.route.Response)
-	}
 	if !x.wc.Response.IsZero() {
-		apply(h, &x.wc.Response)
+		x.apply(h, &x.wc.Response)
+	}
+	if !x.route.Response.IsZero() {
+		x.apply(h, &x.route.Response)
+	}
+	if x.allowedOrigin != "" {
+		x.decorate(h)
 	}
 	for _, f := range x.extra {
 		h.Add(f.Name, f.Value)
@@ -54,11 +57,22 @@ func (x *exchange) prepareResponse() {
 	if x.res.Framing == header.UntilClose {
 		x.res.Framing = header.Open
 	}
+	if x.res.Framing == header.Length && x.res.Fields.Has("trailer") { // HTTP/2 may have both, HTTP/1.1 has trailers behind chunks only
+		x.res.Framing, x.res.HasLength = header.Open, false
+	}
 }
 
+// relayHead passes the head on and, unless it is all there is, what follows.
 func (x *exchange) relayHead() bool {
 	x.upKeepsAlive = x.res.KeepAlive // the head says from here on what we tell the caller
-	return x.sent(x.c.head(&x.res, x.up.Complete()))
+	end := x.up.Complete() && len(x.up.Trailers()) == 0
+	if !x.sent(x.c.head(&x.res, end)) {
+		return false
+	}
+	if end {
+		return x.sent(x.c.flush())
+	}
+	return x.relayBody()
 }
 
 // relayBody passes the body on as it comes: what is here goes out in one write
@@ -66,7 +80,7 @@ func (x *exchange) relayHead() bool {
 // caller sees that.
 func (x *exchange) relayBody() bool {
 	r := x.up
-	for !r.Complete() {
+	for ended := false; !ended; {
 		if !r.ReadyNow() {
 			if !x.sent(x.c.flush()) {
 				return false
@@ -77,6 +91,7 @@ func (x *exchange) relayBody() bool {
 		if err != nil {
 			return x.bodyFailed(err)
 		}
+		ended = done
 		x.rec.BytesSent += int64(len(b))
 		var trailers []header.Field
 		if done {
@@ -107,6 +122,11 @@ func (x *exchange) bodyDeadline() time.Time {
 // cut.
 func (x *exchange) bodyFailed(err error) bool {
 	x.keepAlive = false
+	if x.c.leaving() {
+		x.rec.Flags |= telemetry.DownstreamTermination
+		x.rec.Details = "downstream_remote_reset"
+		return false
+	}
 	x.sent(x.c.flush())
 	if isTimeout(err) {
 		x.rec.Flags |= telemetry.UpstreamRequestTimeout
@@ -137,7 +157,8 @@ func (x *exchange) returnUpstream() {
 	if x.up == nil {
 		return
 	}
-	if x.whole && x.upKeepsAlive && x.up.Complete() && x.c.Complete() {
+	x.c.watch(nil)
+	if x.whole && x.upKeepsAlive && x.up.Complete() && x.c.Complete() && !x.c.leaving() {
 		x.up.Release(time.Now())
 	} else {
 		x.up.Close()

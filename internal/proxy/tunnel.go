@@ -1,7 +1,12 @@
 package proxy
 
 import (
+	"crypto/sha1"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
@@ -11,15 +16,39 @@ import (
 // ways until either side ends.
 func (x *exchange) upgrade() {
 	x.replied, x.keepAlive = true, false
-	x.rec.Status, x.rec.Details = x.res.Status, "via_upstream"
+	x.rec.Status, x.rec.Details = 101, "via_upstream"
+	if key := x.req.Fields.First("sec-websocket-key"); key != "" && !x.res.Fields.Has("sec-websocket-accept") {
+		x.res.Fields.Add("sec-websocket-accept", websocketAccept(key)) // the upstream spoke HTTP/2
+	}
 	if !x.sent(x.c.head(&x.res, false)) || !x.sent(x.c.flush()) {
 		x.closeUpstream()
 		return
 	}
-	received, sent := splice(x.c.hijack(), x.up.Hijack(), defaultIdle, nil)
+	down, up := x.c.hijack(), x.up.Hijack()
+	stop := x.d.watch(x.stillAllowed(), func() {
+		down.Close()
+		up.Close()
+	})
+	received, sent := splice(down, up, defaultIdle, nil)
+	stop()
 	x.rec.BytesReceived += received
 	x.rec.BytesSent += sent
 	x.closeUpstream()
+}
+
+// websocketKey makes a Sec-WebSocket-Key for a caller whose protocol needs none
+// (RFC 8441 section 5) before an upstream whose protocol does.
+func websocketKey() string {
+	var b [16]byte
+	binary.NativeEndian.PutUint64(b[:8], rand.Uint64())
+	binary.NativeEndian.PutUint64(b[8:], rand.Uint64())
+	return base64.StdEncoding.EncodeToString(b[:])
+}
+
+// websocketAccept answers a key (RFC 6455 section 4.2.2).
+func websocketAccept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // tunnelBuffer is the piece in which encrypted bytes are moved.
@@ -60,8 +89,8 @@ func copyOne(dst, src net.Conn, idle time.Duration, last *atomic.Int64, moved fu
 		if n > 0 {
 			last.Store(time.Now().UnixNano())
 			if _, werr := dst.Write(buf[:n]); werr != nil {
-				src.Close()
 				dst.Close()
+				breakOff(src, werr)
 				return total
 			}
 			total += int64(n)
@@ -76,10 +105,33 @@ func copyOne(dst, src net.Conn, idle time.Duration, last *atomic.Int64, moved fu
 			// The other direction has moved bytes meanwhile.
 		default:
 			src.Close()
-			dst.Close()
+			breakOff(dst, err)
 			return total
 		}
 	}
+}
+
+// breakOff passes on that the other side broke: a reset stays a reset, as in
+// Envoy, and TLS that ended without its close_notify is not made to look like
+// a clean end. Our own doing (idle, drain) is an orderly close.
+func breakOff(c net.Conn, err error) {
+	if isTimeout(err) || errors.Is(err, net.ErrClosed) {
+		c.Close()
+		return
+	}
+	raw := c
+	for {
+		inner, ok := raw.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		raw = inner.NetConn()
+	}
+	if l, ok := raw.(interface{ SetLinger(sec int) error }); ok {
+		l.SetLinger(0)
+		raw.Close()
+	}
+	c.Close()
 }
 
 func halfClose(c net.Conn) {

@@ -1,8 +1,10 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/netip"
 	"reflect"
 	"sync"
@@ -40,9 +42,6 @@ func (s *Set) prepare(c *ir.Cluster) (*config, error) {
 	if c.Type == ir.StrictDNS {
 		return nil, errors.New("cluster type STRICT_DNS is not supported")
 	}
-	if c.HTTP.Protocol == "http2" {
-		return nil, errors.New("HTTP/2 to the upstream is not supported")
-	}
 	var err error
 	if conf.tls, err = s.clientTLS(c.TLS); err != nil {
 		return nil, err
@@ -65,6 +64,8 @@ func (s *Set) clientTLS(t *ir.UpstreamTLS) (*tls.Config, error) {
 type Cluster struct {
 	Name string
 	mark int
+	// dialHost is Options.Dial; nil: net.Dialer. Read-only.
+	dialHost func(ctx context.Context, address string, bind netip.Addr) (net.Conn, error)
 
 	conf  atomic.Pointer[config]
 	hosts atomic.Pointer[hostSet]

@@ -5,6 +5,9 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -49,13 +52,13 @@ func (e *HandshakeError) Error() string { return "TLS handshake: " + e.Err.Error
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
 // connect dials and, where the host wants it, does the TLS handshake.
-func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
+func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, error) {
 	conf := c.conf.Load()
 	d := net.Dialer{KeepAlive: -1, Control: c.control(conf)}
 	if conf.BindSource.IsValid() {
 		d.LocalAddr = &net.TCPAddr{IP: conf.BindSource.AsSlice()}
 	}
-	raw, err := d.DialContext(ctx, "tcp", h.Address)
+	raw, err := c.dialRaw(ctx, &d, h.Address, conf.BindSource)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -71,11 +74,11 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 		tlsConf = conf.autoTLS
 	}
 	if tlsConf != nil {
-		tc := tls.Client(conn.Conn, h.resuming(tlsConf))
+		tc := tls.Client(conn.Conn, h.resuming(tlsConf, http2))
 		if err := tc.HandshakeContext(ctx); err != nil {
 			raw.Close()
-			if h.forgetSession() { // it may have been the session that was refused
-				return c.connect(ctx, h)
+			if h.forgetSession(http2) { // it may have been the session that was refused
+				return c.connect(ctx, h, http2)
 			}
 			return nil, &HandshakeError{err}
 		}
@@ -84,6 +87,31 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 	conn.Reader = h1.NewReader(conn.Conn)
 	conn.peek = conn.peekFD
 	return conn, nil
+}
+
+// offering is conf with the application protocols that suit what will be
+// spoken: an offer of both would leave the choice to the peer.
+func offering(conf *tls.Config, http2 bool) *tls.Config {
+	isHTTP2 := func(p string) bool { return p == "h2" || p == "istio-h2" }
+	isHTTP1 := func(p string) bool { return strings.HasPrefix(p, "http/1") || strings.HasPrefix(p, "istio-http/1") }
+	drop := isHTTP2
+	if http2 {
+		drop = isHTTP1
+	}
+	if !slices.ContainsFunc(conf.NextProtos, drop) {
+		return conf
+	}
+	conf = conf.Clone()
+	conf.NextProtos = slices.DeleteFunc(slices.Clone(conf.NextProtos), drop)
+	return conf
+}
+
+// dialRaw opens the transport connection.
+func (c *Cluster) dialRaw(ctx context.Context, d *net.Dialer, address string, bind netip.Addr) (net.Conn, error) {
+	if c.dialHost != nil {
+		return c.dialHost(ctx, address, bind)
+	}
+	return d.DialContext(ctx, "tcp", address)
 }
 
 // control sets socket options before connecting.
@@ -114,13 +142,22 @@ func (c *Conn) dead() bool {
 		return true
 	}
 	if c.raw == nil {
-		return false
+		return readable(c.Conn)
 	}
 	c.alive = false
 	if err := c.raw.Read(c.peek); err != nil {
 		return true
 	}
 	return !c.alive
+}
+
+// readable asks a connection without kernel (see Options.Dial).
+func readable(c net.Conn) bool {
+	if tc, ok := c.(*tls.Conn); ok {
+		c = tc.NetConn()
+	}
+	r, ok := c.(interface{ Readable() bool })
+	return ok && r.Readable()
 }
 
 // TLS returns the connection's TLS state, nil on plaintext.
@@ -210,5 +247,5 @@ func (c *Cluster) Dial(h *Host, deadline time.Time) (*Conn, error) {
 	if !c.claim(h) {
 		return nil, ErrOverflow
 	}
-	return c.dial(h, deadline)
+	return c.dial(h, deadline, false)
 }

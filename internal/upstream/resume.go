@@ -14,27 +14,36 @@ type resumption struct {
 	last atomic.Pointer[tls.ClientSessionState]
 }
 
-// resuming returns conf with the session of the last connection to this host.
-// What a session may be used for is checked anew by conf.VerifyConnection,
-// which crypto/tls calls on resumption too.
-func (h *Host) resuming(conf *tls.Config) *tls.Config {
+// resuming returns what offering makes of conf, with the session of the last
+// connection to this host that spoke the same. What a session may be used for
+// is checked anew by conf.VerifyConnection, which crypto/tls calls on
+// resumption too.
+func (h *Host) resuming(conf *tls.Config, http2 bool) *tls.Config {
 	if conf.ClientSessionCache == nil {
-		return conf // this configuration does not resume
+		return offering(conf, http2) // this configuration does not resume
 	}
-	if r := h.resumption.Load(); r != nil && r.from == conf {
+	slot := h.slot(http2)
+	if r := slot.Load(); r != nil && r.from == conf {
 		return r.conf
 	}
-	r := &resumption{from: conf, conf: conf.Clone()}
+	r := &resumption{from: conf, conf: offering(conf, http2).Clone()}
 	r.conf.ClientSessionCache = r
-	h.resumption.Store(r)
+	slot.Store(r)
 	return r.conf
+}
+
+func (h *Host) slot(http2 bool) *atomic.Pointer[resumption] {
+	if http2 {
+		return &h.resumption[1]
+	}
+	return &h.resumption[0]
 }
 
 // forgetSession drops the host's session and reports whether there was one: its
 // certificate may have been good once and be refused now, and would be refused
 // each time.
-func (h *Host) forgetSession() bool {
-	r := h.resumption.Load()
+func (h *Host) forgetSession(http2 bool) bool {
+	r := h.slot(http2).Load()
 	return r != nil && r.last.Swap(nil) != nil
 }
 
