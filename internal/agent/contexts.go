@@ -48,11 +48,22 @@ func (c *contexts) ServerTLS(d *ir.DownstreamTLS, secrets func(string) *ir.Secre
 }
 
 // ClientTLS implements proxy.TLS.
-func (c *contexts) ClientTLS(u *ir.UpstreamTLS) (*tls.Config, error) {
-	if u.Mode != "ISTIO_MUTUAL" {
-		return nil, fmt.Errorf("TLS mode %s towards upstreams is not supported yet", u.Mode)
+func (c *contexts) ClientTLS(u *ir.UpstreamTLS, secrets func(string) *ir.Secret) (*tls.Config, error) {
+	if u.Mode == "ISTIO_MUTUAL" {
+		return c.holder.Client(identity.ClientOptions{SNI: u.SNI, Accept: accept(u.SANs), ALPN: u.ALPN}), nil
 	}
-	return c.holder.Client(identity.ClientOptions{SNI: u.SNI, Accept: accept(u.SANs), ALPN: u.ALPN}), nil
+	o := identity.Origination{CertFile: u.CertFile, KeyFile: u.KeyFile, CAFile: u.CAFile, CRLFile: u.CRLFile,
+		SNI: u.SNI, Accept: accept(u.SANs), SkipVerify: u.SkipVerify, ALPN: u.ALPN}
+	if u.Secret != "" {
+		s := secrets(u.Secret)
+		if s == nil {
+			return nil, fmt.Errorf("secret %s has not arrived", u.Secret)
+		}
+		if o.CA = s.CA; u.Mode == "MUTUAL" {
+			o.Cert, o.Key = s.Cert, s.Key
+		}
+	}
+	return o.Config(), nil
 }
 
 // accept compiles SAN matchers; nil accepts whatever the trust bundle vouches

@@ -105,13 +105,14 @@ func (x *Index) Snapshot(node ir.Node) *ir.Snapshot {
 	if node.TrustDomain == "" {
 		node.TrustDomain = x.TrustDomain()
 	}
-	b := &builder{Index: x, node: node, out: &ir.Snapshot{Node: node}, clusters: map[string]bool{}}
+	b := &builder{Index: x, node: node, out: &ir.Snapshot{Node: node}, clusters: map[string]bool{}, applied: map[string]policy{}}
 	if node.Type == ir.Router {
 		b.gateway()
 	} else {
 		b.outbound()
 		b.inbound()
 	}
+	b.finish()
 	return b.out.Seal()
 }
 
@@ -120,7 +121,8 @@ type builder struct {
 	*Index
 	node     ir.Node
 	out      *ir.Snapshot
-	clusters map[string]bool // by name: already in out
+	clusters map[string]bool   // by name: already in out
+	applied  map[string]policy // of the outbound clusters
 }
 
 // accessLog is what MeshConfig asks for; nil for none.

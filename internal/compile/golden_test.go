@@ -27,8 +27,8 @@ var update = flag.Bool("update", false, "rewrite the golden files of testdata")
 //	# show: the parts of their snapshots to print (all when left out)
 //
 // Every Deployment runs its replicas at 10.244.0.1 and up; the annotation
-// sidecar.istio.io/inject "false" keeps one out of the mesh, and the label
-// istio makes it a gateway.
+// sidecar.istio.io/inject "false" keeps one out of the mesh, the label istio
+// makes it a gateway, and istio-locality (region.zone.subzone) places it.
 func TestGolden(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*/in.yaml")
 	if err != nil || len(inputs) == 0 {
@@ -160,6 +160,7 @@ func instance(owner *resource.Meta, i, n int, m metav1.ObjectMeta, spec *corev1.
 		Labels: m.Labels, Annotations: m.Annotations, ServiceAccount: spec.ServiceAccountName,
 		Address: netip.AddrFrom4([4]byte{10, 244, 0, byte(n)}), ClusterID: "local", Ready: true, Sidecar: m.Annotations["sidecar.istio.io/inject"] != "false",
 	}
+	w.Locality = strings.ReplaceAll(m.Labels["istio-locality"], ".", "/")
 	if w.ServiceAccount == "" {
 		w.ServiceAccount = "default"
 	}

@@ -156,11 +156,12 @@ func (b *builder) passthroughChains(port uint16) []*ir.FilterChain {
 func (b *builder) inboundCluster(p inboundPort) *ir.Cluster {
 	c := &ir.Cluster{Name: inboundName(p.number), Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), BindSource: inboundSource,
 		Service: ir.ServiceRef{Host: p.service.host, Name: p.service.Name, Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
-	if r := b.ruleFor(p.service, b.node.Namespace); r != nil {
-		pol := policy{}.overlay(r.policyFrom.Spec.TrafficPolicy, r.policyFrom, "spec.trafficPolicy", p.port.number)
-		applyPool(c, pol.pool)
+	var pol policy // the mesh's default policy is for outbound clusters
+	if r := b.inboundRule(p.service); r != nil {
+		pol = pol.overlay(r.policyFrom.Spec.TrafficPolicy, r.policyFrom, "spec.trafficPolicy", p.port.number, policy{})
 		c.PolicyFrom = r.policyFrom.At("spec.trafficPolicy")
 	}
+	b.applyPool(c, pol.pool)
 	return c
 }
 

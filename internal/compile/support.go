@@ -1,10 +1,11 @@
 package compile
 
 import (
-	networking "istio.io/api/networking/v1alpha3"
 	"net/netip"
 	"slices"
 	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -25,8 +26,7 @@ func (x *Index) checkSupport() {
 		x.set = withDenied(x.set, d)
 	}
 	x.refuse(&x.set.MeshFrom, map[string]bool{
-		"data.mesh.trustDomainAliases":   len(x.mesh.TrustDomainAliases) > 0,
-		"data.mesh.defaultTrafficPolicy": x.mesh.DefaultTrafficPolicy != nil,
+		"data.mesh.trustDomainAliases": len(x.mesh.TrustDomainAliases) > 0,
 	})
 	for _, vs := range x.set.VirtualServices {
 		x.checkVirtualService(vs)
@@ -93,45 +93,6 @@ func (x *Index) checkVirtualService(vs *resource.VirtualService) {
 			}
 		}
 	}
-}
-
-func (x *Index) checkDestinationRule(dr *resource.DestinationRule) {
-	x.refuse(&dr.Meta, map[string]bool{"spec.workloadSelector": dr.Spec.WorkloadSelector != nil})
-	x.checkPolicy(dr, dr.Spec.TrafficPolicy, "spec.trafficPolicy")
-	for i, s := range dr.Spec.Subsets {
-		x.checkPolicy(dr, s.TrafficPolicy, at("spec.subsets", i, "trafficPolicy"))
-	}
-}
-
-func (x *Index) checkPolicy(dr *resource.DestinationRule, p *networking.TrafficPolicy, path string) {
-	if p == nil {
-		return
-	}
-	x.refuse(&dr.Meta, map[string]bool{
-		path + ".tunnel":        p.Tunnel != nil,
-		path + ".proxyProtocol": p.ProxyProtocol != nil,
-		path + ".retryBudget":   p.RetryBudget != nil,
-	})
-	x.checkBlocks(dr, path, p.LoadBalancer, p.ConnectionPool, p.Tls)
-	x.refuse(&dr.Meta, map[string]bool{path + ".outlierDetection.outlierDetectionHttpErrorCodes": len(p.OutlierDetection.GetOutlierDetectionHttpErrorCodes()) > 0})
-	for i, pl := range p.PortLevelSettings {
-		x.checkBlocks(dr, at(path+".portLevelSettings", i), pl.LoadBalancer, pl.ConnectionPool, pl.Tls)
-	}
-}
-
-func (x *Index) checkBlocks(dr *resource.DestinationRule, path string, lb *networking.LoadBalancerSettings, pool *networking.ConnectionPoolSettings, tls *networking.ClientTLSSettings) {
-	h2 := pool.GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
-	x.refuse(&dr.Meta, map[string]bool{
-		path + ".loadBalancer.consistentHash":           lb.GetConsistentHash() != nil,
-		path + ".loadBalancer.localityLbSetting":        len(lb.GetLocalityLbSetting().GetDistribute())+len(lb.GetLocalityLbSetting().GetFailover())+len(lb.GetLocalityLbSetting().GetFailoverPriority()) > 0,
-		path + ".loadBalancer.warmup":                   lb.GetWarmup() != nil,
-		path + ".loadBalancer.warmupDurationSecs":       lb.GetWarmupDurationSecs() != nil,
-		path + ".loadBalancer.zoneAwareLbSetting":       lb.GetZoneAwareLbSetting() != nil,
-		path + ".connectionPool.http.http2KeepAlive":    pool.GetHttp().GetHttp2KeepAlive() != nil,
-		path + ".connectionPool.http.h2UpgradePolicy":   h2,
-		path + ".connectionPool.http.useClientProtocol": pool.GetHttp().GetUseClientProtocol(),
-		path + ".tls.mode (SIMPLE, MUTUAL)":             tls != nil && (tls.Mode == networking.ClientTLSSettings_SIMPLE || tls.Mode == networking.ClientTLSSettings_MUTUAL),
-	})
 }
 
 // Workload finds an instance by pod name, else the first one by owner,

@@ -9,7 +9,8 @@ const (
 	EDS         ClusterType = "EDS"          // an EndpointSet of the same name
 	Static      ClusterType = "STATIC"       // endpoints inline, in Endpoints
 	OriginalDst ClusterType = "ORIGINAL_DST" // the connection's own original destination
-	StrictDNS   ClusterType = "STRICT_DNS"
+	StrictDNS   ClusterType = "STRICT_DNS"   // every address that the names in Endpoints resolve to
+	LogicalDNS  ClusterType = "LOGICAL_DNS"  // one address at a time of each name in Endpoints
 )
 
 // Special clusters every sidecar has.
@@ -25,16 +26,35 @@ const (
 type Cluster struct {
 	Name           string       `json:"name"`
 	Type           ClusterType  `json:"type"`
-	Endpoints      *EndpointSet `json:"endpoints,omitempty"` // Static and StrictDNS
+	Endpoints      *EndpointSet `json:"endpoints,omitempty"` // Static, StrictDNS and LogicalDNS
 	ConnectTimeout Duration     `json:"connectTimeout,omitempty"`
 	LB             LBPolicy     `json:"lb,omitempty"`
-	Breaker        Breaker      `json:"breaker,omitzero"`
-	Outlier        *Outlier     `json:"outlier,omitempty"`
+	// Hash sizes what RingHash and Maglev look up; nil is their defaults.
+	Hash *HashLB `json:"hash,omitempty"`
+	// LocalityWeighted: inside a priority a locality is drawn by
+	// Endpoint.LocalityWeight first, then an endpoint of it.
+	LocalityWeighted bool `json:"localityWeighted,omitempty"`
+	// ZoneAware prefers the proxy's own zone as far as the endpoints there can
+	// carry their share; nil: off.
+	ZoneAware *ZoneAware `json:"zoneAware,omitempty"`
+	// Warmup raises the share of a new endpoint slowly (RoundRobin and
+	// LeastRequest); nil: off.
+	Warmup  *Warmup  `json:"warmup,omitempty"`
+	Breaker Breaker  `json:"breaker,omitzero"`
+	Outlier *Outlier `json:"outlier,omitempty"`
+	// RetryBudget replaces Breaker.MaxRetries; nil: off.
+	RetryBudget *RetryBudget `json:"retryBudget,omitempty"`
+	// DNSRefresh is how soon a name that did not resolve is asked for again;
+	// an answer is kept for its TTL. Default 5s (Envoy's).
+	DNSRefresh Duration `json:"dnsRefresh,omitempty"`
 	// TLS is used for every endpoint; AutoTLS only for those with Endpoint.TLS
 	// (auto-mTLS: the others get plaintext). At most one is set.
 	TLS     *UpstreamTLS `json:"tls,omitempty"`
 	AutoTLS *UpstreamTLS `json:"autoTLS,omitempty"`
-	HTTP    HTTPUpstream `json:"http,omitzero"`
+	// ProxyProtocol announces the downstream's addresses to the upstream before
+	// anything else: "V1", "V2" or "" for not at all.
+	ProxyProtocol string       `json:"proxyProtocol,omitempty"`
+	HTTP          HTTPUpstream `json:"http,omitzero"`
 	// TCPKeepalive nil: off.
 	TCPKeepalive *Keepalive `json:"tcpKeepalive,omitempty"`
 	// BindSource: local address of connections (127.0.0.6 for inbound clusters,
@@ -69,6 +89,47 @@ const (
 	ClusterProvided LBPolicy = "CLUSTER_PROVIDED" // original destination
 )
 
+// Bounds of hash load balancing (Envoy's).
+const (
+	DefaultRingSize    = 1024
+	MaxRingSize        = 8 << 20
+	DefaultMaglevTable = 65537
+	MaxMaglevTable     = 5000011
+)
+
+// HashLB sizes consistent hashing; 0 is the default.
+type HashLB struct {
+	MinRingSize uint64 `json:"minRingSize,omitempty"` // entries at least, default 1024
+	TableSize   uint64 `json:"tableSize,omitempty"`   // of maglev, a prime; default 65537
+}
+
+// ZoneAware is Envoy's zone aware routing. It looks at the sizes of the proxy's
+// own service per zone to know its zone's share of the callers.
+type ZoneAware struct {
+	MinClusterSize uint64 `json:"minClusterSize"` // below: off. default 6
+	// Locality is the proxy's own (region/zone/subzone), Callers the number of
+	// instances of its own service per locality.
+	Locality string            `json:"locality"`
+	Callers  map[string]uint32 `json:"callers,omitempty"`
+}
+
+// Warmup (Envoy's slow start): for Duration after it came, an endpoint's weight
+// is scaled by max(MinPercent/100, (age/Duration)^(1/Aggression)).
+type Warmup struct {
+	Duration   Duration `json:"duration"`
+	MinPercent float64  `json:"minPercent"` // default 10
+	Aggression float64  `json:"aggression"` // default 1: linear
+}
+
+// RetryBudget limits retries in flight to Percent of the requests, and allows
+// MinConcurrency whatever their number. Interval 0 counts the requests in
+// flight, otherwise those begun within it too.
+type RetryBudget struct {
+	Percent        float64  `json:"percent"`        // default 20
+	MinConcurrency uint32   `json:"minConcurrency"` // default 3
+	Interval       Duration `json:"interval,omitempty"`
+}
+
 // Unlimited is Istio's default for every circuit breaker threshold.
 const Unlimited uint32 = 1<<32 - 1
 
@@ -94,16 +155,30 @@ type Outlier struct {
 	BaseEjection       Duration `json:"baseEjection"`       // default 30s, times the number of ejections
 	MaxEjection        Duration `json:"maxEjection"`        // default 300s
 	MaxEjectionPercent uint32   `json:"maxEjectionPercent"` // default 10; one host may always be ejected
-	MinHealthPercent   uint32   `json:"minHealthPercent,omitempty"`
+	// MinHealthPercent is the panic threshold: with fewer usable hosts than
+	// this, all of a priority take requests. 0: never.
+	MinHealthPercent uint32 `json:"minHealthPercent,omitempty"`
+	// Codes are the statuses that count as errors; empty: 500 and up.
+	Codes []uint32 `json:"codes,omitempty"`
 }
 
 // HTTPUpstream limits connections that carry HTTP.
 type HTTPUpstream struct {
-	Protocol              string   `json:"protocol,omitempty"` // "" or "http1", "http2", "downstream"
-	MaxRequestsPerConn    uint32   `json:"maxRequestsPerConn,omitempty"`
-	IdleTimeout           Duration `json:"idleTimeout,omitempty"` // default 1h
-	MaxConnectionDuration Duration `json:"maxConnectionDuration,omitempty"`
-	MaxConcurrentStreams  uint32   `json:"maxConcurrentStreams,omitempty"`
+	Protocol           string `json:"protocol,omitempty"` // "" or "http1", "http2", "downstream"
+	MaxRequestsPerConn uint32 `json:"maxRequestsPerConn,omitempty"`
+	// IdleTimeout closes a connection without a request; nil is 1h, 0 never.
+	IdleTimeout           *Duration `json:"idleTimeout,omitempty"`
+	MaxConnectionDuration Duration  `json:"maxConnectionDuration,omitempty"`
+	MaxConcurrentStreams  uint32    `json:"maxConcurrentStreams,omitempty"`
+	// HTTP2KeepAlive sends PINGs on HTTP/2 connections; nil: none.
+	HTTP2KeepAlive *HTTP2KeepAlive `json:"http2KeepAlive,omitempty"`
+}
+
+// HTTP2KeepAlive: a PING every Interval; without an answer within Timeout the
+// connection is closed.
+type HTTP2KeepAlive struct {
+	Interval Duration `json:"interval"`
+	Timeout  Duration `json:"timeout"`
 }
 
 // Keepalive is TCP keepalive; 0 is the kernel's default.
@@ -118,14 +193,19 @@ type UpstreamTLS struct {
 	Mode             string   `json:"mode"`                       // SIMPLE, MUTUAL, ISTIO_MUTUAL
 	Secret           string   `json:"secret,omitempty"`           // own certificate; "default" for ISTIO_MUTUAL
 	ValidationSecret string   `json:"validationSecret,omitempty"` // trust bundle; "ROOTCA" for ISTIO_MUTUAL
-	CAFile           string   `json:"caFile,omitempty"`
+	CAFile           string   `json:"caFile,omitempty"`           // "system": the machine's own bundle
+	CRLFile          string   `json:"crlFile,omitempty"`
 	CertFile         string   `json:"certFile,omitempty"`
 	KeyFile          string   `json:"keyFile,omitempty"`
 	SNI              string   `json:"sni,omitempty"`
 	SANs             []Match  `json:"sans,omitempty"`
 	ALPN             []string `json:"alpn,omitempty"`
 	SkipVerify       bool     `json:"skipVerify,omitempty"`
-	Origin           Origin   `json:"origin,omitzero"`
+	// AutoSNI and AutoSAN: the request's host is the server name asked for, and
+	// the name that the certificate must have.
+	AutoSNI bool   `json:"autoSNI,omitempty"`
+	AutoSAN bool   `json:"autoSAN,omitempty"`
+	Origin  Origin `json:"origin,omitzero"`
 }
 
 // EndpointSet are the endpoints of one cluster.
@@ -146,13 +226,16 @@ const (
 // Endpoint is one address that can take connections. Workload tells whose it
 // is, for telemetry and explain.
 type Endpoint struct {
-	Address  string      `json:"address"` // ip:port, or host:port in a StrictDNS cluster
-	Weight   uint32      `json:"weight,omitempty"`
-	Health   Health      `json:"health,omitempty"`
-	TLS      bool        `json:"tls,omitempty"` // has a sidecar: auto-mTLS applies
-	Locality string      `json:"locality,omitempty"`
-	Priority uint32      `json:"priority,omitempty"`
-	Workload WorkloadRef `json:"workload,omitzero"`
+	Address  string `json:"address"` // ip:port, or host:port in a StrictDNS cluster
+	Weight   uint32 `json:"weight,omitempty"`
+	Health   Health `json:"health,omitempty"`
+	TLS      bool   `json:"tls,omitempty"` // has a sidecar: auto-mTLS applies
+	Locality string `json:"locality,omitempty"`
+	Priority uint32 `json:"priority,omitempty"`
+	// LocalityWeight is the weight of the endpoint's locality in its priority,
+	// the same for all endpoints of both.
+	LocalityWeight uint32      `json:"localityWeight,omitempty"`
+	Workload       WorkloadRef `json:"workload,omitzero"`
 }
 
 // WorkloadRef is what the standard metrics say of a peer.

@@ -123,6 +123,18 @@ type Tracing struct {
 type TCPProxy struct {
 	StatPrefix  string            `json:"statPrefix,omitempty"`
 	Clusters    []WeightedCluster `json:"clusters"`
-	IdleTimeout Duration          `json:"idleTimeout,omitempty"` // default 1h
+	IdleTimeout Duration          `json:"idleTimeout,omitempty"` // default 1h; negative: never
+	MaxDuration Duration          `json:"maxDuration,omitempty"` // of a connection; 0: no limit
 	AccessLog   *AccessLog        `json:"accessLog,omitempty"`
+	// HashSourceIP feeds ring hash and maglev with the downstream's address.
+	HashSourceIP bool `json:"hashSourceIP,omitempty"`
+	// Tunnel carries the connection through an HTTP CONNECT to the upstream; nil:
+	// bytes as they are.
+	Tunnel *Tunnel `json:"tunnel,omitempty"`
+}
+
+// Tunnel asks the upstream, a forward proxy, to connect to Target (host:port).
+type Tunnel struct {
+	Target string `json:"target"`
+	Origin Origin `json:"origin,omitzero"`
 }

@@ -158,6 +158,9 @@ type HashCookie struct {
 	Name string    `json:"name"`
 	Path string    `json:"path,omitempty"`
 	TTL  *Duration `json:"ttl,omitempty"`
+	// Attributes are added to a generated cookie: "SameSite=Strict", or a bare
+	// name such as "Secure".
+	Attributes []string `json:"attributes,omitempty"`
 }
 
 // WeightedCluster: the share is Weight over the sum; a single one takes all.

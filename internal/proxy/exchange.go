@@ -40,6 +40,7 @@ type exchange struct {
 	host    *upstream.Host
 	up      upstream.Carrier
 	tried   []*upstream.Host
+	hashed  upstream.Hash // what consistent hashing looked at
 	attempt int
 
 	start    time.Time

@@ -135,7 +135,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	if f.Retry != nil && f.Retry.PreviousHosts && len(avoid) > 0 {
 		draws = max(f.Retry.HostAttempts, previousHostTry)
 	}
-	x.host = x.cluster.Pick(x.d.local, avoid, draws)
+	x.host = x.cluster.PickBy(x.hash(f), x.d.local, avoid, draws)
 	if x.host == nil {
 		return &failure{&noHealthy, failFinal}
 	}
@@ -194,7 +194,7 @@ func (x *exchange) tryDeadline() time.Time {
 }
 
 func (x *exchange) connect(limit time.Time, fresh, check bool) *failure {
-	up, err := x.cluster.Acquire(x.host, limit, x.http2, fresh, check)
+	up, err := x.cluster.AcquireFor(x.d.origin(), x.host, limit, x.http2, fresh, check)
 	if err == nil {
 		x.up = up
 		x.c.watch(up)

@@ -78,7 +78,7 @@ func (c *contexts) ServerTLS(d *ir.DownstreamTLS, _ func(string) *ir.Secret) (*t
 	return conf, nil
 }
 
-func (c *contexts) ClientTLS(u *ir.UpstreamTLS) (*tls.Config, error) {
+func (c *contexts) ClientTLS(u *ir.UpstreamTLS, _ func(string) *ir.Secret) (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{c.cert}, InsecureSkipVerify: true, ServerName: u.SNI, NextProtos: u.ALPN,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: c.ca.pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})

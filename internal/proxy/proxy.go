@@ -25,7 +25,7 @@ import (
 // identity. Configurations follow certificate rotation by themselves.
 type TLS interface {
 	ServerTLS(d *ir.DownstreamTLS, secrets func(name string) *ir.Secret) (*tls.Config, error)
-	ClientTLS(u *ir.UpstreamTLS) (*tls.Config, error)
+	ClientTLS(u *ir.UpstreamTLS, secrets func(name string) *ir.Secret) (*tls.Config, error)
 }
 
 // Options of a Proxy. Everything but TLS may be zero.
@@ -76,6 +76,7 @@ type Proxy struct {
 	sockets   map[netip.AddrPort]*socket
 	logs      map[string]*telemetry.Logger
 	providers map[string]authz.Provider
+	replaced  int // objects that metrics were indexed by, since the last Forget; guarded by applyMu
 
 	conns    connections
 	draining atomic.Bool
@@ -139,7 +140,11 @@ func (p *Proxy) Apply(s *ir.Snapshot) error {
 	}
 	// Nothing below fails.
 	next.clusters = next.prepared.Commit()
-	p.metrics.Forget()
+	if p.replaced += next.prepared.Replaced(); p.replaced > staleSeries {
+		p.metrics.Forget() // look-ups by pointers that are gone
+		p.replaced = 0
+	}
+	next.prepared = nil
 	p.runtime.Store(next)
 	for _, s := range opened {
 		p.sockets[s.address] = s
@@ -247,6 +252,9 @@ func listen(ctx context.Context, l *ir.Listener) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
 	return lc.Listen(ctx, "tcp", l.Address.String())
 }
+
+// staleSeries is how many replaced objects the metrics' index may still know.
+const staleSeries = 1024
 
 // acceptRetry is the pause after a failed accept (usually: out of file
 // descriptors), so that the failure does not become a busy loop.

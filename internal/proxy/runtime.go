@@ -32,11 +32,13 @@ type runtime struct {
 	byDst     map[netip.AddrPort]*listener // without a socket: handed over by original destination
 	byDstPort map[uint16]*listener         // the same on the wildcard address
 
+	tables     map[string]*route.Table
 	formats    map[string]*telemetry.Format // header values with operators
 	routeStats map[*ir.Route]*routeStats    // of those with a statPrefix
 	clusters   map[string]*upstream.Cluster
 	prepared   *upstream.Prepared
 	used       map[string]bool // providers, by key
+	prev       *runtime        // what may be reused; only while this one is built
 }
 
 // listener with its chains compiled.
@@ -55,62 +57,47 @@ type chain struct {
 	tls      *tls.Config
 	authz    *authz.Engine
 	asks     map[*ir.ExtAuthz]authz.Provider
+	uses     []string     // keys of the providers in asks
 	routes   *route.Table // nil: the table has not arrived, everything answers NR
 	upgrades []string
 	log      *telemetry.Logger
 	format   *telemetry.Format
 }
 
-// build compiles a snapshot; it changes nothing that is in use.
-func (p *Proxy) build(s *ir.Snapshot) (*runtime, error) {
-	rt := &runtime{
-		version: s.Version, snapshot: s, node: s.Node, principal: s.Node.Principal(), self: selfPeer(s.Node),
-		bound: map[netip.AddrPort]*listener{}, byName: map[string]*listener{},
-		byDst: map[netip.AddrPort]*listener{}, byDstPort: map[uint16]*listener{}, used: map[string]bool{},
+func (p *Proxy) addListener(rt *runtime, l *ir.Listener) error {
+	if old := rt.reusable(l); old != nil {
+		return rt.place(old)
 	}
-	rt.metadata = introduce(rt.self)
-	var err error
-	if rt.prepared, err = p.upstream.Prepare(s.Clusters, s.Endpoints); err != nil {
-		return nil, err
-	}
-	tables := make(map[string]*route.Table, len(s.Routes))
-	for _, t := range s.Routes {
-		if tables[t.Name], err = route.New(t); err != nil {
-			return nil, fmt.Errorf("route table %s: %w", t.Name, err)
-		}
-	}
-	rt.routeStats = p.routeCounters.bind(s.Routes)
-	if rt.formats, err = formats(s.Routes); err != nil {
-		return nil, err
-	}
-	for _, l := range s.Listeners {
-		if err := p.addListener(rt, l, tables); err != nil {
-			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
-		}
-	}
-	return rt, nil
-}
-
-func (p *Proxy) addListener(rt *runtime, l *ir.Listener, tables map[string]*route.Table) error {
 	out := &listener{Listener: l}
 	for _, fc := range l.Chains {
-		c, err := p.buildChain(rt, out, fc, tables)
+		c, err := p.buildChain(rt, out, fc)
 		if err != nil {
 			return fmt.Errorf("filter chain %s: %w", fc.Name, err)
 		}
 		out.chains = append(out.chains, c)
 	}
 	if l.Default != nil {
-		c, err := p.buildChain(rt, out, l.Default, tables)
+		c, err := p.buildChain(rt, out, l.Default)
 		if err != nil {
 			return fmt.Errorf("default filter chain: %w", err)
 		}
 		out.def = c
 	}
+	return rt.place(out)
+}
+
+// place makes the listener findable.
+func (rt *runtime) place(out *listener) error {
+	l := out.Listener
 	if rt.byName[l.Name] != nil {
 		return errors.New("the name is used twice")
 	}
 	rt.byName[l.Name] = out
+	for _, c := range out.every() {
+		for _, key := range c.uses {
+			rt.used[key] = true
+		}
+	}
 	switch {
 	case l.Bind && rt.bound[l.Address] != nil:
 		return fmt.Errorf("address %s is taken by listener %s", l.Address, rt.bound[l.Address].Name)
@@ -124,7 +111,7 @@ func (p *Proxy) addListener(rt *runtime, l *ir.Listener, tables map[string]*rout
 	return nil
 }
 
-func (p *Proxy) buildChain(rt *runtime, l *listener, fc *ir.FilterChain, tables map[string]*route.Table) (*chain, error) {
+func (p *Proxy) buildChain(rt *runtime, l *listener, fc *ir.FilterChain) (*chain, error) {
 	c := &chain{FilterChain: fc, listener: l, outbound: l.Direction == ir.Outbound, gateway: rt.node.Type == ir.Router}
 	if (fc.HTTP == nil) == (fc.TCP == nil) {
 		return nil, errors.New("exactly one of http and tcp must be set")
@@ -146,7 +133,7 @@ func (p *Proxy) buildChain(rt *runtime, l *listener, fc *ir.FilterChain, tables 
 	}
 	logTo := (*ir.AccessLog)(nil)
 	if fc.HTTP != nil {
-		c.routes, logTo, c.upgrades = tables[fc.HTTP.RouteTable], fc.HTTP.AccessLog, fc.HTTP.Upgrades
+		c.routes, logTo, c.upgrades = rt.tables[fc.HTTP.RouteTable], fc.HTTP.AccessLog, fc.HTTP.Upgrades
 	} else {
 		logTo = fc.TCP.AccessLog
 		if len(fc.TCP.Clusters) == 0 {
@@ -208,7 +195,7 @@ func (p *Proxy) bindProviders(rt *runtime, c *chain) error {
 			c.asks = map[*ir.ExtAuthz]authz.Provider{}
 		}
 		c.asks[e] = p.providers[key]
-		rt.used[key] = true
+		c.uses = append(c.uses, key)
 	}
 	return nil
 }
@@ -238,7 +225,7 @@ func (p *Proxy) dialCluster(ctx context.Context, name string) (net.Conn, error) 
 		return nil, fmt.Errorf("cluster %s has no healthy endpoint", name)
 	}
 	deadline, _ := ctx.Deadline()
-	return c.Dial(h, deadline)
+	return c.Dial(h, deadline, upstream.Source{})
 }
 
 func (rt *runtime) secret(name string) *ir.Secret {
@@ -258,6 +245,9 @@ func (rt *runtime) chainFor(d *downstream, old *chain) *chain {
 	l := rt.byName[old.listener.Name]
 	if l == nil {
 		return nil
+	}
+	if l == old.listener { // shared by both runtimes
+		return old
 	}
 	c := l.match(d.local, d.hello)
 	if c == nil || (c.HTTP == nil) != (old.HTTP == nil) || !sameTLS(c.TLS, old.TLS) {

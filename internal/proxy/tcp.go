@@ -40,8 +40,18 @@ func (d *downstream) serveTCP() {
 		s.series.Opened()
 	}
 	idle := d.chain.TCP.IdleTimeout.D()
-	if idle == 0 {
+	switch {
+	case idle == 0:
 		idle = defaultIdle
+	case idle < 0:
+		idle = never
+	}
+	if limit := d.chain.TCP.MaxDuration.D(); limit > 0 {
+		end := time.AfterFunc(limit, func() {
+			d.raw.Close()
+			up.Conn.Close()
+		})
+		defer end.Stop()
 	}
 	received, sent := splice(d.conn, up.Conn, idle, func(received, sent int64) {
 		if s.series != nil {
@@ -88,6 +98,9 @@ func (s *tcpSession) stillAllowed(next *runtime) bool {
 		return true // a service that left the configuration refuses nothing
 	}
 	c := next.chainFor(s.downstream, s.chain)
+	if c == s.chain {
+		return true
+	}
 	if c == nil || c.TCP == nil {
 		return false
 	}
@@ -116,14 +129,14 @@ func (s *tcpSession) connect() (*upstream.Conn, bool) {
 	const tries = 3 // Envoy's max_connect_attempts is 1; a dead endpoint must not cost the caller its connection
 	var avoid []*upstream.Host
 	for range tries {
-		h := s.cluster.Pick(s.local, avoid, previousHostTry)
+		h := s.cluster.PickBy(s.hash(), s.local, avoid, previousHostTry)
 		if h == nil {
 			s.rec.Flags |= telemetry.NoHealthyUpstream
 			break
 		}
 		s.host = h
 		s.rec.UpstreamHost = h.Address
-		up, err := s.cluster.Dial(h, time.Time{})
+		up, err := s.dial(h)
 		if err == nil {
 			s.rec.UpstreamLocal = up.LocalText()
 			s.cluster.Report(h, upstream.Outcome{Status: 200})
@@ -137,8 +150,8 @@ func (s *tcpSession) connect() (*upstream.Conn, bool) {
 		s.rec.Flags |= telemetry.UpstreamConnectFailure
 		s.rec.Failure = err.Error()
 		avoid = append(avoid, h)
-		if s.cluster.Config().Type == ir.OriginalDst {
-			break
+		if s.cluster.Config().Type == ir.OriginalDst || s.chain.TCP.Tunnel != nil {
+			break // there is no other, or the forward proxy has refused
 		}
 	}
 	s.reset()

@@ -88,7 +88,8 @@ func TestStatPrefix(t *testing.T) {
 	m.get("/")
 	m.logA.wait(t, "204")
 	m.apply(m.a, m.snapA) // counters survive a new snapshot
-	m.get("/")
+	m.get("/second")
+	m.logA.wait(t, "/second")
 	labels := []string{`envoy_virtual_host="worker.shop:8000"`, `envoy_route="jobs"`}
 	if v := metric(m.a, append(labels, "envoy_vhost_route_upstream_rq_total")...); v != "2" {
 		t.Errorf("total %q", v)

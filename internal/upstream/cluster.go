@@ -1,12 +1,11 @@
 package upstream
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
-	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,59 +23,93 @@ const (
 // config is one cluster's immutable configuration with what is derived from it.
 type config struct {
 	*ir.Cluster
-	tls     *tls.Config // for every endpoint
-	autoTLS *tls.Config // for endpoints with a sidecar
+	secrets []*ir.Secret // that the TLS configurations were made of
+	tls     *tls.Config  // for every endpoint
+	autoTLS *tls.Config  // for endpoints with a sidecar
 	service *telemetry.Service
+	recent  *recent // requests of the retry budget's interval
 }
 
-func (s *Set) prepare(c *ir.Cluster) (*config, error) {
+// prepare checks a cluster's configuration and builds what may fail.
+func (s *Set) prepare(c *ir.Cluster, secrets func(string) *ir.Secret) (*config, error) {
 	conf := &config{Cluster: c, service: &telemetry.Service{Host: c.Service.Host, Name: c.Service.Name, Namespace: c.Service.Namespace}}
 	if c.TLS != nil && c.AutoTLS != nil {
 		return nil, errors.New("both tls and automatic tls are set")
 	}
 	switch c.LB {
-	case "", ir.LeastRequest, ir.RoundRobin, ir.Random, ir.ClusterProvided:
+	case "", ir.LeastRequest, ir.RoundRobin, ir.Random, ir.ClusterProvided, ir.RingHash, ir.Maglev:
 	default:
 		return nil, errors.New("load balancer " + string(c.LB) + " is not supported")
 	}
-	if c.Type == ir.StrictDNS {
-		return nil, errors.New("cluster type STRICT_DNS is not supported")
+	if c.Hash != nil && c.LB == ir.Maglev && c.Hash.TableSize == 1 {
+		return nil, errors.New("a maglev table of one place cannot be filled")
+	}
+	switch c.ProxyProtocol {
+	case "", "V1", "V2":
+	default:
+		return nil, errors.New("PROXY protocol " + c.ProxyProtocol + " is not supported (V1 and V2 are)")
+	}
+	if b := c.RetryBudget; b != nil && b.Interval > 0 {
+		conf.recent = &recent{}
 	}
 	var err error
-	if conf.tls, err = s.clientTLS(c.TLS); err != nil {
+	if conf.tls, err = s.clientTLS(conf, c.TLS, secrets); err != nil {
 		return nil, err
 	}
-	conf.autoTLS, err = s.clientTLS(c.AutoTLS)
+	conf.autoTLS, err = s.clientTLS(conf, c.AutoTLS, secrets)
 	return conf, err
 }
 
-func (s *Set) clientTLS(t *ir.UpstreamTLS) (*tls.Config, error) {
+// clientTLS makes a TLS configuration and notes the secrets that it used: when
+// one of them is renewed the configuration is made anew.
+func (s *Set) clientTLS(conf *config, t *ir.UpstreamTLS, secrets func(string) *ir.Secret) (*tls.Config, error) {
 	if t == nil {
 		return nil, nil
 	}
 	if s.opts.TLS == nil {
 		return nil, errors.New("TLS is configured, but this proxy has no certificates")
 	}
-	return s.opts.TLS.ClientTLS(t)
+	return s.opts.TLS.ClientTLS(t, func(name string) *ir.Secret {
+		secret := secrets(name)
+		if secret != nil {
+			conf.secrets = append(conf.secrets, secret)
+		}
+		return secret
+	})
+}
+
+// current reports whether the configuration is still what c and the secrets
+// would give.
+func (conf *config) current(c *ir.Cluster, secrets func(string) *ir.Secret) bool {
+	if conf.Cluster != c {
+		return false
+	}
+	for _, s := range conf.secrets {
+		if secrets(s.Name) != s {
+			return false
+		}
+	}
+	return true
 }
 
 // Cluster is one upstream service with its state. Safe for concurrent use.
 type Cluster struct {
 	Name string
-	mark int
-	// dialHost is Options.Dial; nil: net.Dialer. Read-only.
-	dialHost func(ctx context.Context, address string, bind netip.Addr) (net.Conn, error)
+	set  *Set
 
 	conf  atomic.Pointer[config]
 	hosts atomic.Pointer[hostSet]
-	next  atomic.Uint64 // round robin position
 
-	mu      sync.Mutex
-	byAddr  map[string]*Host
-	dynamic map[netip.AddrPort]*Host // original destinations
-	waiters []*waiter
-	closed  bool
-	sweeper *time.Timer
+	mu        sync.Mutex
+	endpoints *ir.EndpointSet // as configured
+	byAddr    map[string]*Host
+	dynamic   map[netip.AddrPort]*Host // original destinations; made when first needed
+	waiters   []*waiter
+	closed    bool
+	sweeper   *time.Timer // closes idle connections
+	warmer    *time.Timer // rebuilds when the newest host has warmed up
+	outliers  *time.Timer // readmits ejected hosts
+	resolving *resolution // of DNS clusters
 
 	// Gauges that the breakers compare with their limits.
 	connections, pending, requests, retries atomic.Int64
@@ -84,15 +117,8 @@ type Cluster struct {
 	stats                                   stats
 }
 
-// hostSet is replaced whole when endpoints, health or ejections change.
-type hostSet struct {
-	all     []*Host
-	usable  []*Host  // healthy hosts of the first priority that has any
-	weights []uint64 // cumulative; nil when all weigh the same
-}
-
-func newCluster(conf *config, mark int) *Cluster {
-	c := &Cluster{Name: conf.Name, mark: mark, byAddr: map[string]*Host{}, dynamic: map[netip.AddrPort]*Host{}}
+func newCluster(conf *config, set *Set) *Cluster {
+	c := &Cluster{Name: conf.Name, set: set}
 	c.conf.Store(conf)
 	c.hosts.Store(&hostSet{})
 	return c
@@ -108,42 +134,75 @@ func (c *Cluster) Service() *telemetry.Service { return c.conf.Load().service }
 // made has changed.
 func (c *Cluster) reconfigure(conf *config) {
 	old := c.conf.Load()
-	if reflect.DeepEqual(old.Cluster, conf.Cluster) {
-		return // keep the pointers that metrics are indexed by
+	if *old.service == *conf.service {
+		conf.service = old.service // metrics are indexed by the pointer
+	}
+	if old.recent != nil && conf.recent != nil && old.RetryBudget.Interval == conf.RetryBudget.Interval {
+		conf.recent = old.recent
 	}
 	c.conf.Store(conf)
 	if old.Outlier != nil && conf.Outlier == nil {
 		c.unejectAll()
 	}
-	if !reflect.DeepEqual(old.TLS, conf.TLS) || !reflect.DeepEqual(old.AutoTLS, conf.AutoTLS) || old.BindSource != conf.BindSource {
+	if !reflect.DeepEqual(old.TLS, conf.TLS) || !reflect.DeepEqual(old.AutoTLS, conf.AutoTLS) || !slices.Equal(old.secrets, conf.secrets) ||
+		old.BindSource != conf.BindSource || old.HTTP.Protocol != conf.HTTP.Protocol || old.ProxyProtocol != conf.ProxyProtocol {
 		c.closeIdle(func(*Conn) bool { return true })
 	}
+	c.rebuild() // the balancer may be another
 	c.wakeAll() // limits may have been raised
 }
 
-// setEndpoints replaces the endpoints; hosts that stay keep their connections
-// and health.
+// setEndpoints takes over the endpoints as configured: addresses at once, names
+// as they resolve.
 func (c *Cluster) setEndpoints(set *ir.EndpointSet) {
 	c.mu.Lock()
-	next := map[string]*Host{}
-	all := make([]*Host, 0)
-	if set != nil {
-		for _, e := range set.Endpoints {
-			if next[e.Address] != nil {
-				continue
-			}
-			h := c.byAddr[e.Address]
-			if h == nil {
-				h = newHost(c, e)
-			} else {
-				h.update(e)
-			}
-			next[e.Address] = h
-			all = append(all, h)
+	c.endpoints = set
+	c.mu.Unlock()
+	switch c.conf.Load().Type {
+	case ir.OriginalDst:
+		return
+	case ir.StrictDNS, ir.LogicalDNS:
+		c.resolve(set)
+		return
+	}
+	c.stopResolving()
+	if set == nil {
+		c.setHosts(nil)
+		return
+	}
+	c.setHosts(pointers(set.Endpoints))
+}
+
+func pointers(list []ir.Endpoint) []*ir.Endpoint {
+	out := make([]*ir.Endpoint, len(list))
+	for i := range list {
+		out[i] = &list[i]
+	}
+	return out
+}
+
+// setHosts replaces the hosts; those that stay keep their connections and
+// health.
+func (c *Cluster) setHosts(endpoints []*ir.Endpoint) {
+	c.mu.Lock()
+	old := c.byAddr
+	next := make(map[string]*Host, len(endpoints))
+	all := make([]*Host, 0, len(endpoints))
+	for _, e := range endpoints {
+		if next[e.Address] != nil {
+			continue
 		}
+		h := old[e.Address]
+		if h == nil {
+			h = newHost(c, e)
+		} else {
+			h.update(e)
+		}
+		next[e.Address] = h
+		all = append(all, h)
 	}
 	var gone []*Host
-	for addr, h := range c.byAddr {
+	for addr, h := range old {
 		if next[addr] == nil {
 			gone = append(gone, h)
 		}
@@ -156,35 +215,6 @@ func (c *Cluster) setEndpoints(set *ir.EndpointSet) {
 	}
 	c.wakeAll()
 }
-
-// rebuildLocked recomputes which hosts take requests. c.mu is held.
-func (c *Cluster) rebuildLocked(all []*Host) {
-	set := &hostSet{all: all}
-	best := uint32(1<<32 - 1)
-	for _, h := range all {
-		if p := h.endpoint.Load().Priority; h.usable() && p < best {
-			best = p
-		}
-	}
-	equal := true
-	for _, h := range all {
-		e := h.endpoint.Load()
-		if h.usable() && e.Priority == best {
-			set.usable = append(set.usable, h)
-			equal = equal && weight(e) == weight(set.usable[0].endpoint.Load())
-		}
-	}
-	if !equal {
-		var sum uint64
-		for _, h := range set.usable {
-			sum += weight(h.endpoint.Load())
-			set.weights = append(set.weights, sum)
-		}
-	}
-	c.hosts.Store(set)
-}
-
-func weight(e *ir.Endpoint) uint64 { return uint64(max(e.Weight, 1)) }
 
 func (c *Cluster) rebuild() {
 	c.mu.Lock()
@@ -206,7 +236,10 @@ func (c *Cluster) original(dst netip.AddrPort) *Host {
 				}
 			}
 		}
-		h = newHost(c, ir.Endpoint{Address: dst.String()})
+		if c.dynamic == nil {
+			c.dynamic = map[netip.AddrPort]*Host{}
+		}
+		h = newHost(c, &ir.Endpoint{Address: dst.String()})
 		c.dynamic[dst] = h
 	}
 	return h
@@ -214,11 +247,25 @@ func (c *Cluster) original(dst netip.AddrPort) *Host {
 
 // close stops pooling; requests in flight finish.
 func (c *Cluster) close() {
+	c.stopResolving()
 	c.mu.Lock()
 	c.closed = true
+	for _, t := range []*time.Timer{c.warmer, c.outliers} {
+		if t != nil {
+			t.Stop()
+		}
+	}
 	c.mu.Unlock()
 	c.closeIdle(func(*Conn) bool { return true })
 	c.wakeAll()
+}
+
+// idleTimeout is how long a connection may idle; 0 is for ever.
+func (c *Cluster) idleTimeout() time.Duration {
+	if d := c.conf.Load().HTTP.IdleTimeout; d != nil {
+		return d.D()
+	}
+	return defaultIdleTimeout
 }
 
 // Hosts returns every host with its state, for the admin pages.

@@ -34,6 +34,7 @@ type Conn struct {
 	raw       syscall.RawConn
 	peek      func(fd uintptr) bool // allocated once
 	alive     bool
+	announced bool // it speaks for one downstream connection and is not pooled
 	closed    bool
 	created   time.Time
 	idleSince time.Time
@@ -68,6 +69,10 @@ func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, erro
 			raw.Close()
 			return nil, err
 		}
+	}
+	if err := announce(ctx, raw); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("connect: %w", err)
 	}
 	tlsConf := conf.tls
 	if tlsConf == nil && h.endpoint.Load().TLS {
@@ -108,8 +113,8 @@ func offering(conf *tls.Config, http2 bool) *tls.Config {
 
 // dialRaw opens the transport connection.
 func (c *Cluster) dialRaw(ctx context.Context, d *net.Dialer, address string, bind netip.Addr) (net.Conn, error) {
-	if c.dialHost != nil {
-		return c.dialHost(ctx, address, bind)
+	if c.set.opts.Dial != nil {
+		return c.set.opts.Dial(ctx, address, bind)
 	}
 	return d.DialContext(ctx, "tcp", address)
 }
@@ -119,8 +124,8 @@ func (c *Cluster) control(conf *config) func(network, address string, rc syscall
 	return func(_, _ string, rc syscall.RawConn) error {
 		var err error
 		ctl := rc.Control(func(fd uintptr) {
-			if c.mark != 0 {
-				if err = setMark(int(fd), c.mark); err != nil {
+			if c.set.opts.Mark != 0 {
+				if err = setMark(int(fd), c.set.opts.Mark); err != nil {
 					return
 				}
 			}
@@ -198,7 +203,7 @@ func (c *Conn) Release(now time.Time) {
 	cl := c.Host.cluster
 	conf := cl.conf.Load()
 	c.carried++
-	if limit := conf.HTTP.MaxRequestsPerConn; limit > 0 && c.carried >= limit ||
+	if limit := conf.HTTP.MaxRequestsPerConn; c.announced || limit > 0 && c.carried >= limit ||
 		conf.HTTP.MaxConnectionDuration > 0 && now.Sub(c.created) >= conf.HTTP.MaxConnectionDuration.D() ||
 		c.Host.removed.Load() || c.Reader.Buffered() > 0 {
 		c.Close()
@@ -240,12 +245,3 @@ func (h *Host) Begin() { h.active.Add(1) }
 
 // End is Begin's reverse.
 func (h *Host) End() { h.active.Add(-1) }
-
-// Dial opens a connection outside the pool for protocols other than HTTP/1
-// (TCP proxying, an external authorizer); Close returns its place.
-func (c *Cluster) Dial(h *Host, deadline time.Time) (*Conn, error) {
-	if !c.claim(h) {
-		return nil, ErrOverflow
-	}
-	return c.dial(h, deadline, false)
-}

@@ -203,7 +203,13 @@ func (c *Cluster) dialShared(h *Host, deadline time.Time) (Carrier, error) {
 	return nil, ErrOverflow // the peer takes no stream at all
 }
 
-func (c *Cluster) h2Options() h2.Options { return h2.Options{} }
+func (c *Cluster) h2Options() h2.Options {
+	k := c.conf.Load().HTTP.HTTP2KeepAlive
+	if k == nil {
+		return h2.Options{}
+	}
+	return h2.Options{PingInterval: k.Interval.D(), PingTimeout: k.Timeout.D()}
+}
 
 // serve reads the connection until it ends and takes it out of the pool.
 func (c *h2Conn) serve() {

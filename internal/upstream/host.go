@@ -13,9 +13,10 @@ import (
 type Host struct {
 	Address string
 	cluster *Cluster
+	created time.Time
 
 	endpoint atomic.Pointer[ir.Endpoint]
-	peer     atomic.Pointer[telemetry.Peer]
+	peer     atomic.Pointer[telemetry.Peer] // made when first asked for
 	removed  atomic.Bool
 
 	active      atomic.Int64 // requests in flight, what least-request compares
@@ -30,44 +31,57 @@ type Host struct {
 	dialing   atomic.Bool // a request dials for HTTP/2; others wait for it
 	onlyHTTP1 atomic.Bool // the host refused HTTP/2 when asked
 
-	outlier outlier
+	ejected atomic.Bool
+	outlier atomic.Pointer[outlier] // nil until something fails
 }
 
-func newHost(c *Cluster, e ir.Endpoint) *Host {
-	h := &Host{Address: e.Address, cluster: c}
-	h.update(e)
+func newHost(c *Cluster, e *ir.Endpoint) *Host {
+	h := &Host{Address: e.Address, cluster: c, created: time.Now()}
+	h.endpoint.Store(e)
 	return h
 }
 
-func (h *Host) update(e ir.Endpoint) {
-	if old := h.endpoint.Load(); old != nil && *old == e {
-		return
+// update takes over the endpoint's newest description; the peer's pointer stays
+// as long as it says the same, because metrics are indexed by it.
+func (h *Host) update(e *ir.Endpoint) {
+	old := h.endpoint.Swap(e)
+	if old.Workload != e.Workload {
+		h.peer.Store(nil)
 	}
-	h.endpoint.Store(&e)
-	h.onlyHTTP1.Store(false)
-	w := e.Workload
-	h.peer.Store(&telemetry.Peer{
-		Workload: w.Workload, Namespace: w.Namespace, Principal: w.Principal, App: w.App, Version: w.Version,
-		CanonicalService: w.CanonicalService, CanonicalRevision: w.CanonicalRevision, Cluster: w.ClusterID,
-	})
+	if *old != *e {
+		h.onlyHTTP1.Store(false)
+	}
 }
 
 // Peer names the workload behind the host for metrics.
-func (h *Host) Peer() *telemetry.Peer { return h.peer.Load() }
+func (h *Host) Peer() *telemetry.Peer {
+	if p := h.peer.Load(); p != nil {
+		return p
+	}
+	w := &h.endpoint.Load().Workload
+	h.peer.CompareAndSwap(nil, &telemetry.Peer{
+		Workload: w.Workload, Namespace: w.Namespace, Principal: w.Principal, App: w.App, Version: w.Version,
+		CanonicalService: w.CanonicalService, CanonicalRevision: w.CanonicalRevision, Cluster: w.ClusterID,
+	})
+	if p := h.peer.Load(); p != nil {
+		return p
+	}
+	return h.Peer() // update came in between
+}
 
 // Endpoint is the endpoint as configured.
 func (h *Host) Endpoint() ir.Endpoint { return *h.endpoint.Load() }
 
 // Ejected reports whether outlier detection has taken the host out.
-func (h *Host) Ejected() bool { return h.outlier.ejected.Load() }
+func (h *Host) Ejected() bool { return h.ejected.Load() }
 
 // Active is the number of requests in flight.
 func (h *Host) Active() int64 { return h.active.Load() }
 
 // usable: reported healthy, not ejected.
-func (h *Host) usable() bool {
-	return h.endpoint.Load().Health == ir.Healthy && !h.outlier.ejected.Load()
-}
+func (h *Host) usable() bool { return h.endpoint.Load().Health == ir.Healthy && !h.ejected.Load() }
+
+func (h *Host) weight() uint32 { return max(h.endpoint.Load().Weight, 1) }
 
 // remove closes what is idle; a connection in use ends with its request.
 func (h *Host) remove() {

@@ -1,7 +1,7 @@
 package upstream
 
 import (
-	"sync"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -9,15 +9,14 @@ import (
 )
 
 // outlier is one host's passive health (Envoy's outlier detection, without
-// success rates, which Istio never enables).
+// success rates, which Istio never enables). Most hosts never fail and have
+// none.
 type outlier struct {
 	consecutive5xx, consecutiveGateway, consecutiveLocal atomic.Uint32
-	ejected                                              atomic.Bool
 
-	mu        sync.Mutex
+	// Guarded by the cluster's mu.
 	times     int // ejections in a row; the ejection time is multiplied by it
-	returned  time.Time
-	readmit   *time.Timer
+	since     time.Time
 	ejections uint64
 }
 
@@ -33,97 +32,159 @@ func (c *Cluster) Report(h *Host, o Outcome) {
 	if conf == nil {
 		return
 	}
-	out := &h.outlier
-	if o.Local && conf.SplitLocal {
-		if n := out.consecutiveLocal.Add(1); conf.ConsecutiveLocal > 0 && n >= conf.ConsecutiveLocal {
-			c.eject(h, conf)
+	out := h.outlier.Load()
+	if out == nil {
+		if !o.Local && !counts(conf, o.Status) {
+			return // the usual case: nothing to remember, nothing to forget
 		}
+		h.outlier.CompareAndSwap(nil, &outlier{})
+		out = h.outlier.Load()
+	}
+	if conf.SplitLocal {
+		if o.Local {
+			c.count(h, &out.consecutiveLocal, conf.ConsecutiveLocal, conf)
+			return
+		}
+		reset(&out.consecutiveLocal) // there was a response, so it was reached
+	}
+	if !o.Local && !counts(conf, o.Status) {
+		reset(&out.consecutive5xx)
+		reset(&out.consecutiveGateway)
 		return
 	}
-	bad := o.Local || o.Status >= 500
-	if !bad {
-		if out.consecutive5xx.Load() != 0 {
-			out.consecutive5xx.Store(0)
-		}
-		if out.consecutiveGateway.Load() != 0 {
-			out.consecutiveGateway.Store(0)
-		}
-		if out.consecutiveLocal.Load() != 0 {
-			out.consecutiveLocal.Store(0)
-		}
-		return
-	}
-	n := out.consecutive5xx.Add(1)
-	gateway := uint32(0)
+	// Without the split, Envoy counts a local failure as a 503 or 504.
 	if o.Local || o.Status >= 502 && o.Status <= 504 {
-		gateway = out.consecutiveGateway.Add(1)
+		c.count(h, &out.consecutiveGateway, conf.ConsecutiveGateway, conf)
 	} else {
-		out.consecutiveGateway.Store(0)
+		reset(&out.consecutiveGateway)
 	}
-	if conf.Consecutive5xx > 0 && n >= conf.Consecutive5xx || conf.ConsecutiveGateway > 0 && gateway >= conf.ConsecutiveGateway {
+	c.count(h, &out.consecutive5xx, conf.Consecutive5xx, conf)
+}
+
+// counts reports whether a response is an error to outlier detection.
+func counts(o *ir.Outlier, status int) bool {
+	if len(o.Codes) > 0 {
+		return slices.Contains(o.Codes, uint32(status))
+	}
+	return status >= 500
+}
+
+func reset(n *atomic.Uint32) {
+	if n.Load() != 0 {
+		n.Store(0)
+	}
+}
+
+// count adds a failure; the limit-th in a row ejects. 0: off.
+func (c *Cluster) count(h *Host, n *atomic.Uint32, limit uint32, conf *ir.Outlier) {
+	if n.Add(1) >= limit && limit > 0 {
+		n.Store(0) // whether or not the share of ejected hosts allows the ejection
 		c.eject(h, conf)
 	}
 }
 
-// eject takes the host out if the share of ejected hosts allows it. At least
-// one host may always be ejected.
+// eject takes the host out if the share of ejected hosts allows it. One host
+// may always be ejected.
 func (c *Cluster) eject(h *Host, conf *ir.Outlier) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := &h.outlier
-	if out.ejected.Load() || c.closed {
+	if h.ejected.Load() || c.closed || h.removed.Load() {
 		return
 	}
 	all := c.hosts.Load().all
-	ejected := 0
+	ejected, members := 0, 0
 	for _, other := range all {
-		if other.outlier.ejected.Load() {
+		if other.endpoint.Load().Health == ir.Healthy {
+			members++
+		}
+		if other.ejected.Load() {
 			ejected++
 		}
 	}
-	if ejected > 0 && (ejected+1)*100 > int(conf.MaxEjectionPercent)*len(all) {
+	if ejected > 0 && (ejected+1)*100 > int(conf.MaxEjectionPercent)*members || conf.MaxEjectionPercent == 0 {
 		c.stats.ejectionOverflow.Add(1)
 		return
 	}
-	out.mu.Lock()
-	// Each interval in health takes back one step of the multiplier.
-	if interval := conf.Interval.D(); interval > 0 && !out.returned.IsZero() {
-		out.times = max(0, out.times-int(time.Since(out.returned)/interval))
-	}
+	out := h.outlier.Load()
 	out.times++
 	out.ejections++
+	out.since = time.Now()
+	h.ejected.Store(true)
+	c.stats.ejections.Add(1)
+	c.scheduleReadmission(conf)
+	c.rebuildLocked(all)
+}
+
+// ejectionTime grows with the ejections in a row.
+func (out *outlier) ejectionTime(conf *ir.Outlier) time.Duration {
 	d := conf.BaseEjection.D() * time.Duration(out.times)
 	if limit := conf.MaxEjection.D(); limit > 0 {
 		d = min(d, max(limit, conf.BaseEjection.D()))
 	}
-	out.ejected.Store(true)
-	out.readmit = time.AfterFunc(d, func() { c.uneject(h) })
-	out.mu.Unlock()
-	c.stats.ejections.Add(1)
-	c.rebuildLocked(all)
+	return d
 }
 
-// uneject returns the host with a clean slate.
-func (c *Cluster) uneject(h *Host) {
-	out := &h.outlier
-	out.mu.Lock()
-	if out.readmit != nil {
-		out.readmit.Stop()
+// scheduleReadmission arms the sweep, which runs every interval as long as
+// there is anybody to forgive. c.mu is held.
+func (c *Cluster) scheduleReadmission(conf *ir.Outlier) {
+	if c.outliers != nil || c.closed {
+		return
 	}
-	out.consecutive5xx.Store(0)
-	out.consecutiveGateway.Store(0)
-	out.consecutiveLocal.Store(0)
-	out.returned = time.Now()
-	out.ejected.Store(false)
-	out.mu.Unlock()
-	c.rebuild()
-	c.wakeAll()
+	c.outliers = time.AfterFunc(max(conf.Interval.D(), time.Millisecond), c.readmit)
+}
+
+// readmit is the sweep: a host returns at the first interval after its time is
+// over, with a clean slate; each interval in health takes back one step of the
+// multiplier.
+func (c *Cluster) readmit() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.outliers = nil
+	conf := c.conf.Load().Outlier
+	if conf == nil || c.closed {
+		return
+	}
+	now := time.Now()
+	waiting, changed := false, false
+	all := c.hosts.Load().all
+	for _, h := range all {
+		out := h.outlier.Load()
+		if out == nil {
+			continue
+		}
+		switch {
+		case !h.ejected.Load():
+			out.times = max(0, out.times-1)
+		case now.Sub(out.since) >= out.ejectionTime(conf):
+			h.returnLocked()
+			changed = true
+		}
+		waiting = waiting || out.times > 0
+	}
+	if waiting {
+		c.scheduleReadmission(conf)
+	}
+	if changed {
+		c.rebuildLocked(all)
+	}
+}
+
+// returnLocked ends an ejection. The cluster's mu is held.
+func (h *Host) returnLocked() {
+	out := h.outlier.Load()
+	reset(&out.consecutive5xx)
+	reset(&out.consecutiveGateway)
+	reset(&out.consecutiveLocal)
+	h.ejected.Store(false)
 }
 
 func (c *Cluster) unejectAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, h := range c.hosts.Load().all {
-		if h.outlier.ejected.Load() {
-			c.uneject(h)
+		if h.ejected.Load() {
+			h.returnLocked()
 		}
+		h.outlier.Store(nil)
 	}
 }

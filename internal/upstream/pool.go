@@ -3,9 +3,6 @@ package upstream
 import (
 	"errors"
 	"time"
-
-	"github.com/tulle-mesh/tulle/internal/ir"
-	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
 
 // Errors of Acquire. Everything else it returns is a connection failure.
@@ -35,10 +32,14 @@ type grant struct {
 // BeginRequest takes one of the cluster's request slots (MaxRequests).
 // EndRequest must follow when it returns true.
 func (c *Cluster) BeginRequest() bool {
-	if n := c.requests.Add(1); n > int64(c.conf.Load().Breaker.MaxRequests) {
+	conf := c.conf.Load()
+	if n := c.requests.Add(1); n > int64(conf.Breaker.MaxRequests) {
 		c.requests.Add(-1)
 		c.stats.requestOverflow.Add(1)
 		return false
+	}
+	if conf.recent != nil {
+		conf.recent.add(conf.RetryBudget.Interval.D(), time.Now())
 	}
 	return true
 }
@@ -49,7 +50,7 @@ func (c *Cluster) EndRequest() { c.requests.Add(-1) }
 // BeginRetry takes a retry slot (MaxRetries); EndRetry must follow when it
 // returns true.
 func (c *Cluster) BeginRetry() bool {
-	if n := c.retries.Add(1); n > int64(c.conf.Load().Breaker.MaxRetries) {
+	if n := c.retries.Add(1); n > c.retryLimit(c.conf.Load()) {
 		c.retries.Add(-1)
 		c.stats.retryOverflow.Add(1)
 		return false
@@ -286,6 +287,9 @@ func (c *Cluster) closeIdle(match func(*Conn) bool) {
 // scheduleSweep makes sure that idle connections are closed when their time
 // is over; it keeps one timer per cluster, armed only while something idles.
 func (c *Cluster) scheduleSweep(idle time.Duration) {
+	if idle == 0 {
+		return // for ever
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.sweeper != nil || c.closed {
@@ -318,55 +322,4 @@ func (c *Cluster) scheduleSweep(idle time.Duration) {
 			c.scheduleSweep(limit - now.Sub(oldest))
 		}
 	})
-}
-
-func (c *Cluster) idleTimeout() time.Duration {
-	if d := c.conf.Load().HTTP.IdleTimeout.D(); d > 0 {
-		return d
-	}
-	return defaultIdleTimeout
-}
-
-type stats struct {
-	connections, connectFail                             telemetry.Counter
-	connectionOverflow, pendingOverflow, requestOverflow telemetry.Counter
-	retry, retryOverflow, ejections, ejectionOverflow    telemetry.Counter
-}
-
-// collect exposes the cluster under Envoy's stat names.
-func (c *Cluster) collect(e *telemetry.Exposition) {
-	add := func(kind, name string, v int64) {
-		e.Add(kind, "envoy_cluster_"+name, float64(v), "cluster_name", c.Name)
-	}
-	var ejected, healthy int64
-	set := c.hosts.Load()
-	for _, h := range set.all {
-		if h.Ejected() {
-			ejected++
-		}
-		if h.usable() {
-			healthy++
-		}
-	}
-	add("gauge", "membership_total", int64(len(set.all)))
-	add("gauge", "membership_healthy", healthy)
-	add("gauge", "upstream_cx_active", c.connections.Load())
-	add("gauge", "upstream_rq_active", c.requests.Load())
-	add("gauge", "upstream_rq_pending_active", c.pending.Load())
-	add("gauge", "outlier_detection_ejections_active", ejected)
-	add("counter", "upstream_cx_total", c.stats.connections.Value())
-	add("counter", "upstream_cx_connect_fail", c.stats.connectFail.Value())
-	add("counter", "upstream_cx_overflow", c.stats.connectionOverflow.Value())
-	add("counter", "upstream_rq_pending_overflow", c.stats.pendingOverflow.Value()+c.stats.requestOverflow.Value())
-	add("counter", "upstream_rq_retry", c.stats.retry.Value())
-	add("counter", "upstream_rq_retry_overflow", c.stats.retryOverflow.Value())
-	add("counter", "outlier_detection_ejections_enforced_total", c.stats.ejections.Value())
-	add("counter", "outlier_detection_ejections_overflow", c.stats.ejectionOverflow.Value())
-	if b := c.conf.Load().Breaker; b != ir.DefaultBreaker() {
-		remaining := func(limit uint32, used int64) int64 { return max(0, int64(limit)-used) }
-		add("gauge", "circuit_breakers_default_remaining_cx", remaining(b.MaxConnections, c.connections.Load()))
-		add("gauge", "circuit_breakers_default_remaining_pending", remaining(b.MaxPendingRequests, c.pending.Load()))
-		add("gauge", "circuit_breakers_default_remaining_rq", remaining(b.MaxRequests, c.requests.Load()))
-		add("gauge", "circuit_breakers_default_remaining_retries", remaining(b.MaxRetries, c.retries.Load()))
-	}
 }

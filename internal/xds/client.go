@@ -34,7 +34,7 @@ type ClientOptions struct {
 // Run keeps a delta ADS stream open until ctx ends, reconnecting with jittered
 // exponential backoff. What was applied stays in force meanwhile.
 func Run(ctx context.Context, opts ClientOptions) error {
-	c := &client{opts: opts, have: &Resources{ByType: map[string]map[string]*Resource{}}}
+	c := &client{opts: opts, have: newView()}
 	backoff := firstBackoff
 	for {
 		err := c.stream(ctx)
@@ -59,7 +59,7 @@ func Run(ctx context.Context, opts ClientOptions) error {
 
 type client struct {
 	opts     ClientOptions
-	have     *Resources
+	have     *view
 	applied  string
 	received bool
 }
@@ -110,10 +110,10 @@ func (c *client) stream(ctx context.Context) error {
 				since = time.Now()
 			}
 			pending[m.TypeUrl] = m.Nonce
-			c.merge(m)
+			c.have.take(m)
 			timer.Reset(settle)
 		case <-timer.C:
-			s, err := Decode(c.have, c.opts.Node)
+			s, err := c.have.snapshot(c.opts.Node)
 			if err == nil && !c.whole(s) && time.Since(since) < warming {
 				timer.Reset(settle)
 				continue
@@ -133,12 +133,9 @@ func (c *client) stream(ctx context.Context) error {
 // subscribe asks for everything, saying what is here from an earlier stream.
 func (c *client) subscribe(stream deltaStream) error {
 	for i, t := range Types {
-		m := &discovery.DeltaDiscoveryRequest{TypeUrl: t, ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: map[string]string{}}
+		m := &discovery.DeltaDiscoveryRequest{TypeUrl: t, ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: c.have.versions(t)}
 		if i == 0 {
 			m.Node = EncodeNode(c.opts.Node)
-		}
-		for name, r := range c.have.ByType[t] {
-			m.InitialResourceVersions[name] = r.Version
 		}
 		if err := stream.Send(m); err != nil {
 			return err
@@ -147,25 +144,10 @@ func (c *client) subscribe(stream deltaStream) error {
 	return nil
 }
 
-func (c *client) merge(m *discovery.DeltaDiscoveryResponse) {
-	byName := c.have.ByType[m.TypeUrl]
-	if byName == nil {
-		byName = map[string]*Resource{}
-		c.have.ByType[m.TypeUrl] = byName
-	}
-	for _, r := range m.Resources {
-		byName[r.Name] = &Resource{Name: r.Name, Version: r.Version, Body: r.Resource}
-	}
-	for _, name := range m.RemovedResources {
-		delete(byName, name)
-	}
-	c.have.Version = m.SystemVersionInfo
-}
-
 // whole reports whether the snapshot is one the control plane made (the hash
 // says so), or at least has everything it refers to.
 func (c *client) whole(s *ir.Snapshot) bool {
-	if s.Version == c.have.Version {
+	if s.Version == c.have.system {
 		return true
 	}
 	for _, l := range s.Listeners {
@@ -180,7 +162,7 @@ func (c *client) whole(s *ir.Snapshot) bool {
 			return false
 		}
 	}
-	return len(c.have.ByType) == len(Types)
+	return len(c.have.seen) == len(Types)
 }
 
 // answer acknowledges what is pending, or refuses it with the reason.

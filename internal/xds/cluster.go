@@ -1,16 +1,9 @@
 package xds
 
 import (
-	"net"
-	"strconv"
-
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	raw "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	httppb "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
-	typepb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -27,7 +20,7 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 		Name: c.Name, ConnectTimeout: duration(c.ConnectTimeout), Metadata: meta,
 		CircuitBreakers: &clusterpb.CircuitBreakers{Thresholds: []*clusterpb.CircuitBreakers_Thresholds{{
 			MaxConnections: u32(c.Breaker.MaxConnections), MaxPendingRequests: u32(c.Breaker.MaxPendingRequests),
-			MaxRequests: u32(c.Breaker.MaxRequests), MaxRetries: u32(c.Breaker.MaxRetries), TrackRemaining: true}}},
+			MaxRequests: u32(c.Breaker.MaxRequests), MaxRetries: u32(c.Breaker.MaxRetries), TrackRemaining: true, RetryBudget: retryBudget(c.RetryBudget)}}},
 	}
 	switch c.Type {
 	case ir.EDS:
@@ -36,7 +29,11 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 	case ir.OriginalDst:
 		out.ClusterDiscoveryType = &clusterpb.Cluster_Type{Type: clusterpb.Cluster_ORIGINAL_DST}
 	default:
-		out.ClusterDiscoveryType = &clusterpb.Cluster_Type{Type: clusterpb.Cluster_STATIC}
+		out.ClusterDiscoveryType = &clusterpb.Cluster_Type{Type: map[ir.ClusterType]clusterpb.Cluster_DiscoveryType{
+			ir.StrictDNS: clusterpb.Cluster_STRICT_DNS, ir.LogicalDNS: clusterpb.Cluster_LOGICAL_DNS}[c.Type]} // 0 is STATIC
+		if c.Type != ir.Static {
+			out.RespectDnsTtl, out.DnsRefreshRate, out.DnsLookupFamily = true, duration(c.DNSRefresh), clusterpb.Cluster_V4_PREFERRED
+		}
 		if c.Endpoints != nil {
 			if out.LoadAssignment, err = encodeEndpoints(c.Endpoints); err != nil {
 				return nil, err
@@ -47,10 +44,8 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 		ir.RoundRobin: clusterpb.Cluster_ROUND_ROBIN, ir.Random: clusterpb.Cluster_RANDOM, ir.LeastRequest: clusterpb.Cluster_LEAST_REQUEST,
 		ir.RingHash: clusterpb.Cluster_RING_HASH, ir.Maglev: clusterpb.Cluster_MAGLEV, ir.ClusterProvided: clusterpb.Cluster_CLUSTER_PROVIDED,
 	}[c.LB]
+	encodeBalancer(out, c)
 	out.OutlierDetection = encodeOutlier(c.Outlier)
-	if o := c.Outlier; o != nil {
-		out.CommonLbConfig = &clusterpb.Cluster_CommonLbConfig{HealthyPanicThreshold: &typepb.Percent{Value: float64(o.MinHealthPercent)}}
-	}
 	if c.BindSource.IsValid() {
 		out.UpstreamBindConfig = &core.BindConfig{SourceAddress: address(c.BindSource.String(), 0).GetSocketAddress()}
 	}
@@ -61,24 +56,17 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 	if c.TLS != nil {
 		out.TransportSocket = upstreamTLS(c.TLS)
 	}
+	if c.ProxyProtocol != "" {
+		out.TransportSocket = announcing(c.ProxyProtocol, out.TransportSocket)
+	}
 	if c.AutoTLS != nil {
 		out.TransportSocketMatches = []*clusterpb.Cluster_TransportSocketMatch{
-			{Name: "tlsMode-istio", Match: tlsMode(), TransportSocket: upstreamTLS(c.AutoTLS)},
-			{Name: "tlsMode-disabled", Match: &structpb.Struct{}, TransportSocket: &core.TransportSocket{Name: "envoy.transport_sockets.raw_buffer",
-				ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: pack(&raw.RawBuffer{})}}},
+			{Name: "tlsMode-istio", Match: tlsMode(), TransportSocket: announcing(c.ProxyProtocol, upstreamTLS(c.AutoTLS))},
+			{Name: "tlsMode-disabled", Match: &structpb.Struct{}, TransportSocket: announcing(c.ProxyProtocol, rawBuffer())},
 		}
 	}
 	out.TypedExtensionProtocolOptions = map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": pack(httpOptions(c))}
 	return out, nil
-}
-
-func httpOptions(c *ir.Cluster) *httppb.HttpProtocolOptions {
-	return &httppb.HttpProtocolOptions{
-		CommonHttpProtocolOptions: &core.HttpProtocolOptions{
-			IdleTimeout: duration(c.HTTP.IdleTimeout), MaxConnectionDuration: duration(c.HTTP.MaxConnectionDuration), MaxRequestsPerConnection: optional(c.HTTP.MaxRequestsPerConn)},
-		UpstreamProtocolOptions: &httppb.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &core.Http1ProtocolOptions{}}}},
-	}
 }
 
 func encodeOutlier(o *ir.Outlier) *clusterpb.OutlierDetection {
@@ -105,18 +93,6 @@ func tlsMode() *structpb.Struct {
 	return &structpb.Struct{Fields: map[string]*structpb.Value{"tlsMode": structpb.NewStringValue("istio")}}
 }
 
-func upstreamTLS(t *ir.UpstreamTLS) *core.TransportSocket {
-	common := &tlspb.CommonTlsContext{AlpnProtocols: t.ALPN}
-	if t.Secret != "" {
-		common.TlsCertificateSdsSecretConfigs = []*tlspb.SdsSecretConfig{{Name: t.Secret, SdsConfig: adsSource()}}
-	}
-	if t.ValidationSecret != "" {
-		common.ValidationContextType = combined(t.ValidationSecret, t.SANs)
-	}
-	return &core.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &core.TransportSocket_TypedConfig{
-		TypedConfig: pack(&tlspb.UpstreamTlsContext{CommonTlsContext: common, Sni: t.SNI})}}
-}
-
 func combined(secret string, sans []ir.Match) *tlspb.CommonTlsContext_CombinedValidationContext {
 	v := &tlspb.CertificateValidationContext{}
 	for _, s := range sans {
@@ -133,55 +109,4 @@ func decodeCluster(body *anypb.Any) (*ir.Cluster, error) {
 	}
 	c := &ir.Cluster{}
 	return c, carried(m.Metadata, c)
-}
-
-func encodeEndpoints(e *ir.EndpointSet) (*endpointpb.ClusterLoadAssignment, error) {
-	out := &endpointpb.ClusterLoadAssignment{ClusterName: e.Cluster}
-	group := &endpointpb.LocalityLbEndpoints{}
-	for i := range e.Endpoints {
-		ep := &e.Endpoints[i]
-		host, portText, err := net.SplitHostPort(ep.Address)
-		if err != nil {
-			return nil, err
-		}
-		port, err := strconv.ParseUint(portText, 10, 16)
-		if err != nil {
-			return nil, err
-		}
-		meta, err := carry(ep, ir.Origin{})
-		if err != nil {
-			return nil, err
-		}
-		if ep.TLS {
-			meta.FilterMetadata["envoy.transport_socket_match"] = tlsMode()
-		}
-		group.LbEndpoints = append(group.LbEndpoints, &endpointpb.LbEndpoint{
-			HostIdentifier:      &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: address(host, uint16(port))}},
-			HealthStatus:        map[ir.Health]core.HealthStatus{ir.Unhealthy: core.HealthStatus_UNHEALTHY, ir.Draining: core.HealthStatus_DRAINING}[ep.Health],
-			LoadBalancingWeight: u32(max(ep.Weight, 1)), Metadata: meta,
-		})
-	}
-	if len(group.LbEndpoints) > 0 {
-		group.LoadBalancingWeight = u32(uint32(len(group.LbEndpoints)))
-		out.Endpoints = append(out.Endpoints, group)
-	}
-	return out, nil
-}
-
-func decodeEndpoints(body *anypb.Any) (*ir.EndpointSet, error) {
-	m := &endpointpb.ClusterLoadAssignment{}
-	if err := body.UnmarshalTo(m); err != nil {
-		return nil, err
-	}
-	out := &ir.EndpointSet{Cluster: m.ClusterName}
-	for _, g := range m.Endpoints {
-		for _, e := range g.LbEndpoints {
-			var ep ir.Endpoint
-			if err := carried(e.Metadata, &ep); err != nil {
-				return nil, err
-			}
-			out.Endpoints = append(out.Endpoints, ep)
-		}
-	}
-	return out, nil
 }

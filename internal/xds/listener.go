@@ -12,8 +12,10 @@ import (
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcppb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	typepb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -125,7 +127,16 @@ func orDefault(v, fallback string) string {
 }
 
 func encodeTCP(t *ir.TCPProxy) *tcppb.TcpProxy {
-	out := &tcppb.TcpProxy{StatPrefix: orDefault(t.StatPrefix, "tcp"), AccessLog: encodeAccessLog(t.AccessLog), IdleTimeout: duration(t.IdleTimeout)}
+	out := &tcppb.TcpProxy{StatPrefix: orDefault(t.StatPrefix, "tcp"), AccessLog: encodeAccessLog(t.AccessLog), IdleTimeout: duration(t.IdleTimeout), MaxDownstreamConnectionDuration: duration(t.MaxDuration)}
+	if t.IdleTimeout < 0 {
+		out.IdleTimeout = durationpb.New(0) // off
+	}
+	if t.HashSourceIP {
+		out.HashPolicy = []*typepb.HashPolicy{{PolicySpecifier: &typepb.HashPolicy_SourceIp_{SourceIp: &typepb.HashPolicy_SourceIp{}}}}
+	}
+	if t.Tunnel != nil {
+		out.TunnelingConfig = &tcppb.TcpProxy_TunnelingConfig{Hostname: t.Tunnel.Target}
+	}
 	if len(t.Clusters) == 1 {
 		out.ClusterSpecifier = &tcppb.TcpProxy_Cluster{Cluster: t.Clusters[0].Name}
 		return out

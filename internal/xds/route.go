@@ -134,6 +134,9 @@ func encodeForward(f *ir.Forward) *routepb.RouteAction {
 		}
 		out.ClusterSpecifier = &routepb.RouteAction_WeightedClusters{WeightedClusters: w}
 	}
+	for _, p := range f.HashPolicy {
+		out.HashPolicy = append(out.HashPolicy, encodeHashPolicy(&p))
+	}
 	if f.HostRewrite != "" {
 		out.HostRewriteSpecifier = &routepb.RouteAction_HostRewriteLiteral{HostRewriteLiteral: f.HostRewrite}
 	}
@@ -144,6 +147,27 @@ func encodeForward(f *ir.Forward) *routepb.RouteAction {
 		out.PrefixRewrite = f.PrefixRewrite
 	}
 	return out
+}
+
+func encodeHashPolicy(p *ir.HashPolicy) *routepb.RouteAction_HashPolicy {
+	switch {
+	case p.Header != "":
+		return &routepb.RouteAction_HashPolicy{PolicySpecifier: &routepb.RouteAction_HashPolicy_Header_{Header: &routepb.RouteAction_HashPolicy_Header{HeaderName: p.Header}}}
+	case p.Cookie != nil:
+		c := &routepb.RouteAction_HashPolicy_Cookie{Name: p.Cookie.Name, Path: p.Cookie.Path}
+		if p.Cookie.TTL != nil {
+			c.Ttl = durationpb.New(p.Cookie.TTL.D())
+		}
+		for _, a := range p.Cookie.Attributes {
+			name, value, _ := strings.Cut(a, "=")
+			c.Attributes = append(c.Attributes, &routepb.RouteAction_HashPolicy_CookieAttribute{Name: name, Value: value})
+		}
+		return &routepb.RouteAction_HashPolicy{PolicySpecifier: &routepb.RouteAction_HashPolicy_Cookie_{Cookie: c}}
+	case p.Query != "":
+		return &routepb.RouteAction_HashPolicy{PolicySpecifier: &routepb.RouteAction_HashPolicy_QueryParameter_{QueryParameter: &routepb.RouteAction_HashPolicy_QueryParameter{Name: p.Query}}}
+	}
+	return &routepb.RouteAction_HashPolicy{PolicySpecifier: &routepb.RouteAction_HashPolicy_ConnectionProperties_{
+		ConnectionProperties: &routepb.RouteAction_HashPolicy_ConnectionProperties{SourceIp: p.SourceIP}}}
 }
 
 func encodeRetry(r *ir.RetryPolicy) *routepb.RetryPolicy {
