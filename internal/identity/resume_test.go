@@ -16,13 +16,13 @@ import (
 	"time"
 )
 
-// authority signs SVIDs for these tests.
-type authority struct {
+// svidCA signs SVIDs for these tests.
+type svidCA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T) *authority {
+func newSVIDCA(t *testing.T) *svidCA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -38,10 +38,10 @@ func newAuthority(t *testing.T) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &authority{cert, key}
+	return &svidCA{cert, key}
 }
 
-func (a *authority) issue(t *testing.T, name string, ttl time.Duration) tls.Certificate {
+func (a *svidCA) issue(t *testing.T, name string, ttl time.Duration) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -57,14 +57,14 @@ func (a *authority) issue(t *testing.T, name string, ttl time.Duration) tls.Cert
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func holder(t *testing.T, cert tls.Certificate, roots ...*authority) *Holder {
+func holder(t *testing.T, cert tls.Certificate, roots ...*svidCA) *Holder {
 	t.Helper()
 	h := NewHolder("cluster.local")
 	hold(t, h, cert, roots...)
 	return h
 }
 
-func hold(t *testing.T, h *Holder, cert tls.Certificate, roots ...*authority) {
+func hold(t *testing.T, h *Holder, cert tls.Certificate, roots ...*svidCA) {
 	t.Helper()
 	var list []*x509.Certificate
 	for _, r := range roots {
@@ -114,7 +114,7 @@ func meet(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error,
 }
 
 func TestSessionsResume(t *testing.T) {
-	ca := newAuthority(t)
+	ca := newSVIDCA(t)
 	server, client := holder(t, ca.issue(t, "server", time.Hour), ca), holder(t, ca.issue(t, "client", time.Hour), ca)
 	options := ServerOptions{RequireClientCert: true}
 	dial := client.Client(ClientOptions{SNI: "server"})
@@ -137,7 +137,7 @@ func TestSessionsResume(t *testing.T) {
 func TestResumptionIsVerifiedAgain(t *testing.T) {
 	var ve *VerifyError
 	t.Run("withdrawn root", func(t *testing.T) {
-		old, new := newAuthority(t), newAuthority(t)
+		old, new := newSVIDCA(t), newSVIDCA(t)
 		server, client := holder(t, old.issue(t, "server", time.Hour), old, new), holder(t, old.issue(t, "client", time.Hour), old, new)
 		dial := client.Client(ClientOptions{SNI: "server"})
 		if _, err, _ := meet(t, server.Server(ServerOptions{RequireClientCert: true}), dial); err != nil {
@@ -150,7 +150,7 @@ func TestResumptionIsVerifiedAgain(t *testing.T) {
 		}
 	})
 	t.Run("withdrawn root, seen by the client", func(t *testing.T) {
-		old, new := newAuthority(t), newAuthority(t)
+		old, new := newSVIDCA(t), newSVIDCA(t)
 		server, client := holder(t, old.issue(t, "server", time.Hour), old, new), holder(t, old.issue(t, "client", time.Hour), old, new)
 		dial := client.Client(ClientOptions{SNI: "server"})
 		if _, err, _ := meet(t, server.Server(ServerOptions{RequireClientCert: true}), dial); err != nil {
@@ -163,7 +163,7 @@ func TestResumptionIsVerifiedAgain(t *testing.T) {
 		}
 	})
 	t.Run("new root on both sides", func(t *testing.T) {
-		old, new := newAuthority(t), newAuthority(t)
+		old, new := newSVIDCA(t), newSVIDCA(t)
 		server, client := holder(t, old.issue(t, "server", time.Hour), old, new), holder(t, old.issue(t, "client", time.Hour), old, new)
 		dial := client.Client(ClientOptions{SNI: "server"})
 		if _, err, _ := meet(t, server.Server(ServerOptions{RequireClientCert: true}), dial); err != nil {
@@ -177,7 +177,7 @@ func TestResumptionIsVerifiedAgain(t *testing.T) {
 		}
 	})
 	t.Run("other listener", func(t *testing.T) {
-		ca := newAuthority(t)
+		ca := newSVIDCA(t)
 		server, client := holder(t, ca.issue(t, "server", time.Hour), ca), holder(t, ca.issue(t, "client", time.Hour), ca)
 		dial := client.Client(ClientOptions{SNI: "server"})
 		if _, err, _ := meet(t, server.Server(ServerOptions{RequireClientCert: true}), dial); err != nil {
@@ -190,7 +190,7 @@ func TestResumptionIsVerifiedAgain(t *testing.T) {
 		}
 	})
 	t.Run("other process", func(t *testing.T) {
-		ca := newAuthority(t)
+		ca := newSVIDCA(t)
 		first, second := holder(t, ca.issue(t, "server", time.Hour), ca), holder(t, ca.issue(t, "server", time.Hour), ca)
 		dial := holder(t, ca.issue(t, "client", time.Hour), ca).Client(ClientOptions{SNI: "server"})
 		if _, err, _ := meet(t, first.Server(ServerOptions{RequireClientCert: true}), dial); err != nil {
@@ -207,7 +207,7 @@ func TestResumptionIsVerifiedAgain(t *testing.T) {
 // not asked about, or under another bundle.
 func TestRememberedChains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca, other := newAuthority(t), newAuthority(t)
+		ca, other := newSVIDCA(t), newSVIDCA(t)
 		cert := ca.issue(t, "client", time.Hour)
 		leaf, err := x509.ParseCertificate(cert.Certificate[0])
 		if err != nil {
