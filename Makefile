@@ -3,7 +3,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE = ./internal/... ./examples/...
 FUZZ ?= 30s
 
-.PHONY: help build test race lint golden fuzz bench bench-pair e2e demo
+.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory hostile soak e2e demo
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -32,9 +32,18 @@ fuzz: ## each fuzz target for $(FUZZ)
 bench: ## Go benchmarks
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
-bench-pair: ## two sidecars in a row beside HAProxy and nginx (installs them, wrk and h2load with apt)
+bench-pair: ## two sidecars in a row beside HAProxy; ARGS="-only http1 -rounds 5" (installs peers and load tools with apt)
 	bench/pair/tools
-	go run ./bench/pair -- $(ARGS)
+	go run ./bench/pair $(ARGS)
+
+bench-memory: ## what a sidecar's memory is, with the bars
+	go run ./bench/memory $(ARGS)
+
+hostile: ## hostile peers, with figures: memory for each connection, what the others notice
+	TULLE_HOSTILE=$(or $(CONNS),4000) go test -count=1 -v -timeout 20m -run TestHostilePeers ./internal/proxy | grep -E "hostile:|FAIL|^ok"
+
+soak: ## ResearchFlow under mixed load, edits, kills and certificate renewal for $(MINUTES) minutes (default 30)
+	TULLE_SOAK=$(or $(MINUTES),30)m go test -count=1 -v -timeout 24h -run TestSoak ./test/e2e
 
 e2e: ## the real binary, driven as a user would
 	go test -count=1 -v ./test/...

@@ -10,6 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,7 +47,9 @@ type Options struct {
 	// (Istio's terminationDrainDuration).
 	DrainTime time.Duration
 	Ports     Ports
-	Log       *slog.Logger
+	// CertificateTTL is asked of the CA; 0 is the CA's default (24h).
+	CertificateTTL time.Duration
+	Log            *slog.Logger
 }
 
 // Ports the agent serves on; 0 leaves one out. Istio's numbers are in
@@ -77,9 +82,22 @@ func Run(ctx context.Context, opts Options) error {
 	metrics := telemetry.NewMetrics()
 	po := ProxyOptions(holder)
 	po.Mark, po.Metrics, po.Log = opts.Mark, metrics, opts.Log
+	po.MemoryLimit = memoryLimit()
+	po.FreeMemory = func() {
+		runtime.GC() // a sync.Pool lets go of what is in it with the second collection
+		debug.FreeOSMemory()
+	}
 	p := proxy.New(po)
 	a := &agent{opts: opts, proxy: p, holder: holder, conn: conn}
 	return a.run(ctx)
+}
+
+// memoryLimit is GOMEMLIMIT where it is set, as it is in a container.
+func memoryLimit() int64 {
+	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
+		return limit
+	}
+	return 0
 }
 
 type agent struct {
@@ -100,7 +118,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	defer servers.close()
-	rotator := ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: a.holder, Log: a.opts.Log})
+	rotator := ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: a.holder, TTL: a.opts.CertificateTTL, Log: a.opts.Log})
 	g.Go(func() error { return quiet(rotator.Run(inner)) })
 	g.Go(func() error {
 		select {

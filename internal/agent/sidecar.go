@@ -9,12 +9,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/capture"
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
-const specEnv = "TULLE_SIDECAR"
+const (
+	specEnv = "TULLE_SIDECAR"
+	ttlEnv  = "SECRET_TTL" // how long certificates are asked for, Istio's name for it
+)
 
 // Command is the sidecar's command line and environment, for the binary self.
 // The caller hands it the token as file descriptor 3.
@@ -57,8 +61,14 @@ func Main() error {
 	if s.Node.Type == ir.Router {
 		mark = 0 // a gateway's namespace has no redirection
 	}
+	var ttl time.Duration
+	if text := os.Getenv(ttlEnv); text != "" {
+		if ttl, err = time.ParseDuration(text); err != nil || ttl <= 0 {
+			return fmt.Errorf("%s: %q is no duration", ttlEnv, text)
+		}
+	}
 	return Run(ctx, Options{
 		Node: s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
-		Ports: ports, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Ports: ports, CertificateTTL: ttl, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 }

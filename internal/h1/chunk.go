@@ -1,6 +1,9 @@
 package h1
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // nextChunk returns data of the current chunk, or opens the next one
 // (RFC 9112 section 7.1). Chunk extensions are dropped: we frame anew.
@@ -120,6 +123,18 @@ func parseChunkSize(line []byte) (int64, error) {
 	return n, nil
 }
 
+// notInTrailer: what frames, routes or authorizes a message, or says where it
+// came from, has been decided by the time a trailer arrives (RFC 9110 section
+// 6.5.1).
+func notInTrailer(name string) bool {
+	switch name {
+	case "transfer-encoding", "content-length", "host", "connection", "keep-alive", "proxy-connection", "upgrade", "te", "trailer", "expect",
+		"authorization", "proxy-authorization", "cookie", "set-cookie", "forwarded":
+		return true
+	}
+	return strings.HasPrefix(name, "x-forwarded-")
+}
+
 // readTrailers parses the trailer section. Fields that frame or route a
 // message are not allowed there (RFC 9110 section 6.5.1).
 func (r *Reader) readTrailers() error {
@@ -139,8 +154,7 @@ func (r *Reader) readTrailers() error {
 		if err != nil {
 			return err
 		}
-		switch name {
-		case "transfer-encoding", "content-length", "host", "connection", "upgrade", "te", "trailer", "authorization", "cookie", "set-cookie":
+		if notInTrailer(name) {
 			return bad("http1.invalid_trailer")
 		}
 		// The line may be overwritten by the next fill: copy.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/header"
 )
@@ -31,6 +32,22 @@ type Reader struct {
 	OnPartial func()
 	trailer   header.Head // parsed trailer section, in trailer.Fields
 }
+
+// Release gives the buffer back while the connection stands idle; strings of
+// the last head are invalid from here on. Nothing may be buffered.
+func (r *Reader) Release() {
+	if r.r < r.w || len(r.buf) != bufferSize {
+		if r.r == r.w {
+			r.buf, r.head, r.r, r.w = nil, 0, 0, 0 // one that has grown is not worth keeping
+		}
+		return
+	}
+	buffers.Put((*[bufferSize]byte)(r.buf))
+	r.buf, r.head, r.r, r.w = nil, 0, 0, 0
+}
+
+// buffers of connections that stand idle.
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // NewReader returns a reader of src.
 func NewReader(src io.Reader) *Reader { return &Reader{src: src} }
@@ -126,7 +143,7 @@ func (r *Reader) readHead(request bool) ([]byte, error) {
 			r.head, r.r = end, end
 			return r.buf[:end], nil
 		}
-		if err := checkPartial(r.buf[from:r.w]); err != nil {
+		if err := checkPartial(r.buf[:r.w], scanned); err != nil {
 			return nil, err
 		}
 		scanned = r.w
@@ -147,17 +164,18 @@ func (r *Reader) readHead(request bool) ([]byte, error) {
 }
 
 // checkPartial refuses a bare LF at once: a peer that ends lines that way
-// would otherwise wait for an answer until the timeout.
-func checkPartial(b []byte) error {
+// would otherwise wait for an answer until the timeout. What lies before from
+// has been looked at.
+func checkPartial(b []byte, from int) error {
 	for {
-		i := bytes.IndexByte(b, '\n')
+		i := bytes.IndexByte(b[from:], '\n')
 		if i < 0 {
 			return nil
 		}
-		if i > 0 && b[i-1] != '\r' {
+		if i += from; i == 0 || b[i-1] != '\r' {
 			return bad("http1.bare_lf")
 		}
-		b = b[i+1:]
+		from = i + 1
 	}
 }
 
@@ -167,7 +185,7 @@ func (r *Reader) fill() error {
 		r.r, r.w = r.head, r.head
 	}
 	if r.buf == nil {
-		r.buf = make([]byte, bufferSize)
+		r.buf = buffers.Get().(*[bufferSize]byte)[:]
 	}
 	if len(r.buf)-r.w < 512 {
 		r.grow()

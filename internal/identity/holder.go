@@ -21,6 +21,11 @@ type Holder struct {
 	ready       chan struct{}
 	once        sync.Once
 	sessions    tls.ClientSessionCache
+	// tickets holds the keys that seal session tickets, for all servers of this
+	// workload and across changes of their configuration. crypto/tls makes a new
+	// key every day and opens tickets for a week at most; no other workload and
+	// no other process has them.
+	tickets *tls.Config
 }
 
 type state struct {
@@ -28,11 +33,16 @@ type state struct {
 	leaf  *x509.Certificate
 	roots *x509.CertPool
 	list  []*x509.Certificate
+	// bundle is the hash of the trust bundle; sessions begun under another one
+	// are not resumed.
+	bundle [sha256.Size]byte
+
+	verified verified
 }
 
 // NewHolder returns a holder without certificate.
 func NewHolder(trustDomain string) *Holder {
-	return &Holder{trustDomain: trustDomain, ready: make(chan struct{}), sessions: tls.NewLRUClientSessionCache(1024)}
+	return &Holder{trustDomain: trustDomain, ready: make(chan struct{}), sessions: tls.NewLRUClientSessionCache(1024), tickets: &tls.Config{}}
 }
 
 // Set replaces certificate and bundle together. The chain is leaf first.
@@ -49,6 +59,7 @@ func (h *Holder) Set(cert tls.Certificate, roots []*x509.Certificate) error {
 	for _, r := range roots {
 		s.roots.AddCert(r)
 	}
+	s.bundle = hashChain(roots)
 	h.current.Store(s)
 	h.once.Do(func() { close(h.ready) })
 	return nil

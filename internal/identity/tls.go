@@ -58,6 +58,7 @@ func (h *Holder) Server(o ServerOptions) *tls.Config {
 	c := &tls.Config{
 		MinVersion: max(o.MinVersion, tls.VersionTLS12), MaxVersion: o.MaxVersion, NextProtos: o.ALPN,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return h.certificate() },
+		WrapSession:    h.wrapSession, UnwrapSession: h.unwrapSession,
 	}
 	if o.RequireClientCert {
 		c.ClientAuth = tls.RequireAnyClientCert
@@ -112,11 +113,7 @@ func (h *Holder) verify(cs tls.ConnectionState, usage x509.ExtKeyUsage, accept f
 	if len(leaf.URIs) == 1 {
 		uri = leaf.URIs[0].String()
 	}
-	pool := x509.NewCertPool()
-	for _, c := range cs.PeerCertificates[1:] {
-		pool.AddCert(c)
-	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: s.roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+	if err := s.verifyChain(cs.PeerCertificates, usage); err != nil {
 		return &VerifyError{explainVerify(err, leaf), uri, err.Error()}
 	}
 	id, err := ParseID(uri)

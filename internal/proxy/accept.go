@@ -37,16 +37,18 @@ func (s *socket) accept(p *Proxy) {
 			time.Sleep(acceptRetry)
 			continue
 		}
+		if p.overload.connections.Load() {
+			p.stats.connectionsOverload.Add(1)
+			raw.Close()
+			continue
+		}
 		d := newDownstream(p, s.address, raw)
 		if !p.conns.add(d, p.opts.MaxConnections) {
 			p.stats.connectionsShed.Add(1)
 			raw.Close()
 			continue
 		}
-		go func() {
-			defer p.conns.remove(d)
-			d.serve()
-		}()
+		go p.serve(d, nil)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/h2"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
+	"github.com/tulle-mesh/tulle/internal/wire"
 )
 
 const handshakeTimeout = 15 * time.Second
@@ -27,8 +28,9 @@ const handshakeTimeout = 15 * time.Second
 type downstream struct {
 	p      *Proxy
 	socket netip.AddrPort
-	raw    net.Conn // the TCP connection
-	conn   net.Conn // what the protocol reads: raw, with sniffed bytes put back, or TLS on it
+	raw    net.Conn   // the TCP connection
+	wire   *wire.Conn // raw, as something that can be waited on; nil where the network is not TCP
+	conn   net.Conn   // what the protocol reads: raw, with sniffed bytes put back, or TLS on it
 
 	rt    *runtime // the configuration now in use; only the serving goroutine writes it
 	chain *chain
@@ -60,62 +62,69 @@ type downstream struct {
 	shutdown func()
 }
 
-func newDownstream(p *Proxy, socket netip.AddrPort, raw net.Conn) *downstream {
-	return &downstream{p: p, socket: socket, raw: raw, conn: raw}
+func newDownstream(p *Proxy, address netip.AddrPort, raw net.Conn) *downstream {
+	d := &downstream{p: p, socket: address, raw: raw, conn: wire.Wrap(raw)}
+	d.wire, _ = d.conn.(*wire.Conn)
+	return d
 }
 
 // serve decides what the connection is and hands it to its protocol: original
 // destination → listener → sniff → filter chain → TLS → HTTP or TCP.
-func (d *downstream) serve() {
-	defer d.raw.Close()
+// It returns what stands idle and goes on in rest; nil: the connection is over.
+func (d *downstream) serve() (idle *resting) {
+	defer func() {
+		if idle == nil {
+			d.raw.Close()
+		}
+	}()
 	d.p.stats.connections.Add(1)
 	d.rt = d.p.runtime.Load()
 	l := d.findListener()
 	if l == nil {
-		return
+		return nil
 	}
 	hello, ok := d.inspect(l)
 	if !ok {
-		return
+		return nil
 	}
 	if d.chain = l.match(d.local, hello); d.chain == nil {
 		d.refuse(telemetry.NoRoute, "filter_chain_not_found")
-		return
+		return nil
 	}
 	d.hello, d.sni = hello, hello.serverName
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
 			d.p.log.Info("TLS handshake failed", "listener", l.Name, "from", d.remoteText, "err", err)
-			return
+			return nil
 		}
 	}
 	if d.chain.HTTP != nil {
-		d.serveHTTP()
-	} else {
-		d.serveTCP()
+		return d.serveHTTP()
 	}
+	d.serveTCP()
+	return nil
 }
 
 // serveHTTP speaks the protocol that TLS agreed on or, failing that, the one
 // the first bytes show (Envoy's codec type AUTO).
-func (d *downstream) serveHTTP() {
+func (d *downstream) serveHTTP() (idle *resting) {
 	if tc, ok := d.conn.(*tls.Conn); ok {
 		if p := tc.ConnectionState().NegotiatedProtocol; p == "h2" || p == "istio-h2" {
 			d.serveHTTP2(nil)
-			return
+			return nil
 		}
 	}
 	c := newHTTP1Conn(d)
 	if !d.enterIdle() {
-		return
+		return nil
 	}
 	d.conn.SetReadDeadline(time.Now().Add(d.idleTimeout()))
 	if prior, _ := c.HasPrefix(h2.Preface); prior && d.leaveIdle() {
 		d.serveHTTP2(c.Take())
-		return
+		return nil
 	}
-	c.serve()
+	return c.serve()
 }
 
 // findListener follows the original destination to the listener that owns it.

@@ -92,7 +92,7 @@ func (x *exchange) handle() (again bool) {
 	x.http2 = x.c.protocol() == telemetry.HTTP2
 	defer x.returnUpstream() // after record, which looks at what lies in its buffers
 	defer x.record()
-	if !x.identify() || !x.authorize() || !x.chooseRoute() {
+	if x.shed() || !x.identify() || !x.authorize() || !x.chooseRoute() {
 		return x.finished()
 	}
 	if (x.route.Fault != nil || x.route.CORS != nil) && x.filtered() {

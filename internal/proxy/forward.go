@@ -288,7 +288,7 @@ func (x *exchange) classify(err error) *failure {
 	var reset *h2.StreamError
 	switch {
 	case errors.Is(err, errDownstreamGone), x.pump != nil && x.pump.failedDownstream():
-		return &failure{&clientGone, failFinal}
+		return x.callerFailed()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return x.timedOut()
 	case errors.As(err, &protocol):
@@ -307,6 +307,17 @@ func (x *exchange) classify(err error) *failure {
 		x.rec.Failure = err.Error()
 	}
 	return &failure{&upstreamReset, failReset}
+}
+
+// callerFailed is how a try ends because of the caller: it has left, or the
+// body it was sending is not HTTP.
+func (x *exchange) callerFailed() *failure {
+	var protocol *h1.Error
+	if x.pump == nil || !x.pump.failedDownstream() || !errors.As(x.pump.err, &protocol) {
+		return &failure{&clientGone, failFinal}
+	}
+	x.d.p.stats.protocolErrors.Add(1)
+	return &failure{&local{flag: telemetry.DownstreamProtocolError, status: protocol.Status, grpc: 3, details: protocol.Detail}, failFinal}
 }
 
 // closeUpstream gives up the current upstream connection.

@@ -142,6 +142,7 @@ type mesh struct {
 	url        string
 	snapA      *ir.Snapshot
 	snapB      *ir.Snapshot
+	options    func(*Options) // changes what both proxies are made with
 }
 
 const (
@@ -183,7 +184,11 @@ func newMesh(t testing.TB, app http.Handler, edit func(m *mesh)) *mesh {
 		if m.debug != nil {
 			own = slog.New(slog.NewTextHandler(m.debug, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		}
-		return New(Options{Log: own, TLS: &contexts{ca, ca.issue(t, principal)}, OpenLog: func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(log), nil }})
+		o := Options{Log: own, TLS: &contexts{ca, ca.issue(t, principal)}, OpenLog: func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(log), nil }}
+		if m.options != nil {
+			m.options(&o)
+		}
+		return New(o)
 	}
 	m.b = start(worker, m.logB)
 	m.apply(m.b, m.snapB)

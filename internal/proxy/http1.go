@@ -32,6 +32,7 @@ type http1Conn struct {
 	readDeadline  time.Time
 	writeDeadline time.Time
 	x             exchange
+	resting       *resting // set when the connection is to go on as that
 }
 
 var _ caller = (*http1Conn)(nil)
@@ -44,13 +45,18 @@ func newHTTP1Conn(d *downstream) *http1Conn {
 }
 
 // serve handles one request after the other until either side ends it.
-func (c *http1Conn) serve() {
+func (c *http1Conn) serve() (idle *resting) {
 	for c.next() {
 		if !c.x.handle() {
 			break
 		}
 	}
+	if c.resting != nil {
+		c.Release()
+		return c.resting
+	}
 	c.conn.Close() // with TLS: says close_notify first
+	return nil
 }
 
 // next waits for a request head and puts the exchange in its starting state.
@@ -58,9 +64,16 @@ func (c *http1Conn) next() bool {
 	if !c.enterIdle() {
 		return false
 	}
-	c.readBy(time.Now().Add(c.idleTimeout()), min(deadlineSlack, c.idleTimeout()/8))
+	if c.mayRest() {
+		c.readBy(time.Now().Add(c.p.opts.RestAfter), c.p.opts.RestAfter/2)
+	} else {
+		c.readBy(time.Now().Add(c.idleTimeout()), min(deadlineSlack, c.idleTimeout()/8))
+	}
 	c.x.reset()
 	err := c.ReadRequest(&c.x.req)
+	if err != nil && c.rests(err) {
+		return false
+	}
 	if !c.leaveIdle() {
 		return false
 	}

@@ -46,9 +46,18 @@ type Options struct {
 	Mark int
 	// MaxConnections bounds downstream connections; default 100,000.
 	MaxConnections int
-	Metrics        *telemetry.Metrics
-	OpenLog        func(path string) (*telemetry.Logger, error) // default telemetry.OpenLogger
-	Log            *slog.Logger
+	// MemoryLimit is the memory in bytes that the process should stay below; 0:
+	// no limit. Near it requests are answered 503, then connections are closed.
+	MemoryLimit int64
+	// RestAfter is how long an HTTP/1.1 connection without a request keeps its
+	// buffers; default 4s.
+	RestAfter time.Duration
+	// FreeMemory, if set, is called once in a while after much has become free
+	// (debug.FreeOSMemory).
+	FreeMemory func()
+	Metrics    *telemetry.Metrics
+	OpenLog    func(path string) (*telemetry.Logger, error) // default telemetry.OpenLogger
+	Log        *slog.Logger
 }
 
 // Proxy is one data plane. Apply, Drain and the accessors may be called from
@@ -72,6 +81,8 @@ type Proxy struct {
 	conns    connections
 	draining atomic.Bool
 	stats    proxyStats
+	trim     trimmer
+	overload overload
 	mirrors  mirrors
 
 	routeCounters routeCounters
@@ -97,12 +108,17 @@ func New(opts Options) *Proxy {
 	if opts.MaxConnections == 0 {
 		opts.MaxConnections = 100_000
 	}
-	return &Proxy{
-		opts: opts, log: opts.Log, metrics: opts.Metrics,
+	if opts.RestAfter == 0 {
+		opts.RestAfter = restAfter
+	}
+	p := &Proxy{
+		opts: opts, trim: trimmer{free: opts.FreeMemory}, log: opts.Log, metrics: opts.Metrics,
 		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark, Dial: opts.Dial}),
 		sockets:  map[netip.AddrPort]*socket{},
 		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{},
 	}
+	p.overload.watch(opts.MemoryLimit)
+	return p
 }
 
 // Apply puts a snapshot in force, whole or not at all: everything that can
@@ -139,6 +155,7 @@ func (p *Proxy) Apply(s *ir.Snapshot) error {
 	// Connections whose filter chain is gone end now if they are idle, and with
 	// their request otherwise.
 	p.conns.each(func(c *downstream) { c.reconsider(next) })
+	p.trim.soon()
 	p.log.Info("applied", "version", s.Version, "listeners", len(s.Listeners), "routes", len(s.Routes), "clusters", len(s.Clusters))
 	return nil
 }
@@ -215,6 +232,8 @@ func (p *Proxy) Drain(ctx context.Context) {
 	}
 	p.mirrors.close()
 	p.upstream.Close()
+	p.trim.stop()
+	p.overload.close()
 	p.mirrors.running.Wait()
 	p.applyMu.Lock()
 	defer p.applyMu.Unlock()

@@ -150,7 +150,9 @@ func (x *exchange) sent(err error) bool {
 	return false
 }
 
-// returnUpstream pools the connection if both messages are through.
+// returnUpstream pools the connection if both messages are through. It comes
+// after the record, because the response's fields live in the connection's
+// buffer.
 func (x *exchange) returnUpstream() {
 	if x.up == nil {
 		return

@@ -53,7 +53,7 @@ func (d *downstream) inspect(l *listener) (hello, bool) {
 		if len(buf) == 0 && !d.enterIdle() {
 			return h, false
 		}
-		n, err := d.raw.Read(buf[len(buf):min(cap(buf), sniffBuffer)])
+		n, err := d.conn.Read(buf[len(buf):min(cap(buf), sniffBuffer)])
 		if len(buf) == 0 && !d.leaveIdle() {
 			return h, false
 		}
@@ -74,7 +74,7 @@ func (d *downstream) inspect(l *listener) (hello, bool) {
 		return h, false
 	}
 	if len(buf) > 0 {
-		d.conn = &putBack{Conn: d.raw, head: buf}
+		d.conn = &putBack{Conn: d.conn, head: buf}
 	}
 	return h, true
 }

@@ -13,7 +13,8 @@ import (
 type proxyStats struct {
 	connections, connectionsShed, refused telemetry.Counter
 	handshakeErrors, protocolErrors       telemetry.Counter
-	acceptErrors, requests                telemetry.Counter
+	requestsShed, connectionsOverload     telemetry.Counter
+	acceptErrors, requests, rests         telemetry.Counter
 	http2                                 http2Stats
 	aborts, delays                        telemetry.Counter // faults
 	originValid, originInvalid            telemetry.Counter // CORS
@@ -78,20 +79,23 @@ func (p *Proxy) Collect(e *telemetry.Exposition) {
 	e.Add("gauge", "envoy_listener_downstream_cx_active", float64(p.conns.count()))
 	e.Add("gauge", "envoy_http_fault_active_faults", float64(s.faultsActive.Load()))
 	for name, c := range map[string]*telemetry.Counter{
-		"envoy_listener_downstream_cx_total":    &s.connections,
-		"envoy_listener_downstream_cx_overflow": &s.connectionsShed,
-		"envoy_listener_no_filter_chain_match":  &s.refused,
-		"envoy_listener_ssl_connection_error":   &s.handshakeErrors,
-		"envoy_http_downstream_cx_protocol_err": &s.protocolErrors,
-		"envoy_http_downstream_rq_total":        &s.requests,
-		"tulle_listener_accept_errors_total":    &s.acceptErrors,
-		"envoy_http_fault_aborts_injected":      &s.aborts,
-		"envoy_http_fault_delays_injected":      &s.delays,
-		"envoy_http_cors_origin_valid":          &s.originValid,
-		"envoy_http_cors_origin_invalid":        &s.originInvalid,
-		"tulle_mirror_requests_total":           &p.mirrors.total,
-		"tulle_mirror_requests_dropped_total":   &p.mirrors.dropped,
-		"tulle_mirror_requests_failed_total":    &p.mirrors.failed,
+		"envoy_listener_downstream_cx_total":           &s.connections,
+		"envoy_listener_downstream_cx_overflow":        &s.connectionsShed,
+		"envoy_listener_no_filter_chain_match":         &s.refused,
+		"envoy_listener_ssl_connection_error":          &s.handshakeErrors,
+		"envoy_http_downstream_cx_protocol_err":        &s.protocolErrors,
+		"envoy_http_downstream_rq_total":               &s.requests,
+		"tulle_listener_accept_errors_total":           &s.acceptErrors,
+		"envoy_http_fault_aborts_injected":             &s.aborts,
+		"envoy_http_fault_delays_injected":             &s.delays,
+		"envoy_http_cors_origin_valid":                 &s.originValid,
+		"envoy_http_cors_origin_invalid":               &s.originInvalid,
+		"tulle_mirror_requests_total":                  &p.mirrors.total,
+		"tulle_mirror_requests_dropped_total":          &p.mirrors.dropped,
+		"tulle_mirror_requests_failed_total":           &p.mirrors.failed,
+		"envoy_listener_downstream_cx_overload_reject": &s.connectionsOverload,
+		"envoy_http_downstream_rq_overload_close":      &s.requestsShed,
+		"tulle_http_downstream_cx_rested_total":        &s.rests,
 	} {
 		e.Add("counter", name, float64(c.Value()))
 	}

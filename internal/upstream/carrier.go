@@ -98,8 +98,18 @@ func (c *Conn) Flush() error {
 	return err
 }
 
+// writeSlack is how stale an armed write deadline may be: moving a timer costs
+// more than looking at it, and what it bounds is minutes.
+const writeSlack = 30 * time.Second
+
 // SetWriteBy implements Carrier.
-func (c *Conn) SetWriteBy(t time.Time) { c.Conn.SetWriteDeadline(t) }
+func (c *Conn) SetWriteBy(t time.Time) {
+	if d := t.Sub(c.writeBy); d >= 0 && d <= writeSlack {
+		return
+	}
+	c.writeBy = t
+	c.Conn.SetWriteDeadline(t)
+}
 
 // ReadHead implements Carrier.
 func (c *Conn) ReadHead(h *header.Head) error { return c.Reader.ReadResponse(h, c.method) }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/h1"
 	"github.com/tulle-mesh/tulle/internal/header"
+	"github.com/tulle-mesh/tulle/internal/wire"
 )
 
 // Conn is one connection to a host, held by one request at a time. Its holder
@@ -38,7 +39,8 @@ type Conn struct {
 	created   time.Time
 	idleSince time.Time
 	carried   uint32
-	deadline  time.Time // set on the socket; zero for none
+	deadline  time.Time // of reads, set on the socket; zero for none
+	writeBy   time.Time // of writes, likewise
 }
 
 // HandshakeError is a failed TLS handshake with a host that did accept the
@@ -64,7 +66,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, erro
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	conn := &Conn{Conn: raw, Host: h, local: raw.LocalAddr().String(), created: time.Now()}
+	conn := &Conn{Conn: wire.Wrap(raw), Host: h, local: raw.LocalAddr().String(), created: time.Now()}
 	if sc, ok := raw.(syscall.Conn); ok {
 		if conn.raw, err = sc.SyscallConn(); err != nil {
 			raw.Close()
@@ -80,9 +82,12 @@ func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, erro
 		tlsConf = conf.autoTLS
 	}
 	if tlsConf != nil {
-		tc := tls.Client(raw, offering(tlsConf, http2))
+		tc := tls.Client(conn.Conn, h.resuming(tlsConf, http2))
 		if err := tc.HandshakeContext(ctx); err != nil {
 			raw.Close()
+			if h.forgetSession(http2) { // it may have been the session that was refused
+				return c.connect(ctx, h, http2)
+			}
 			return nil, &HandshakeError{err}
 		}
 		conn.Conn = tc
@@ -220,6 +225,7 @@ func (c *Conn) Release(now time.Time) {
 	if cl.wakeOne(c.Host, c) {
 		return
 	}
+	c.Reader.Release()
 	c.Host.pushIdle(c, now)
 	if cl.idle.Load() == 1 {
 		cl.scheduleSweep(cl.idleTimeout())

@@ -22,6 +22,8 @@ type Host struct {
 	active      atomic.Int64 // requests in flight, what least-request compares
 	connections atomic.Int64
 
+	resumption [2]atomic.Pointer[resumption] // for HTTP/1.1 and others, for HTTP/2
+
 	mu   sync.Mutex
 	idle []*Conn // last in, first out: the warmest connection is used first
 	// shared are the HTTP/2 connections; guarded by mu.
