@@ -136,7 +136,7 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	b.clusters[name] = true
 	c := &ir.Cluster{
 		Name: name, Type: ir.EDS, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(),
-		ConnectTimeout: dur(b.mesh.ConnectTimeout, ir.Duration(10*time.Second)),
+		ConnectTimeout: b.connectTimeout(),
 		Service:        ir.ServiceRef{Host: s.host, Name: s.Name, Namespace: s.Namespace, Port: port.number, Subset: subsetName},
 		Origin:         s.Origin(),
 	}
@@ -175,13 +175,21 @@ func (b *builder) endpoints(cluster string, s *service, port *servicePort, label
 		if number == 0 || !w.Address.IsValid() || !subset(labels, w.Labels) {
 			continue
 		}
-		e := ir.Endpoint{Address: joinHostPort(w.Address.String(), number), TLS: w.Sidecar, Locality: w.Locality, Workload: b.workloadRef(w)}
+		e := ir.Endpoint{Address: joinHostPort(w.Address.String(), number), TLS: w.Sidecar && b.acceptsTLS(w, number), Locality: w.Locality, Workload: b.workloadRef(w)}
 		if !w.Ready {
 			e.Health = ir.Unhealthy
 		}
 		set.Endpoints = append(set.Endpoints, e)
 	}
 	return set
+}
+
+// acceptsTLS reports whether an instance's port takes mutual TLS: unlike the
+// decision for the whole service, this one knows PeerAuthentication of the
+// workload and of the port.
+func (x *Index) acceptsTLS(w *resource.Workload, port uint16) bool {
+	mode, _ := x.PeerMode(w.Namespace, w.Labels, port)
+	return mode != string(modeDisable)
 }
 
 // applyPool copies connection pool settings. A number of 0 means "not set", as
@@ -302,11 +310,20 @@ func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetN
 	}
 }
 
+// connectTimeout is the mesh's, default 10 s.
+func (x *Index) connectTimeout() ir.Duration {
+	return dur(x.mesh.ConnectTimeout, ir.Duration(10*time.Second))
+}
+
+// passthroughHTTP: connections to destinations nobody declared speak what the
+// caller speaks and are kept only briefly (Istio's figure).
+var passthroughHTTP = ir.HTTPUpstream{Protocol: "downstream", IdleTimeout: ir.Duration(5 * time.Minute)}
+
 // addSpecial adds the clusters every proxy has.
 func (b *builder) addSpecial() {
 	b.out.Clusters = append(b.out.Clusters,
 		&ir.Cluster{Name: ir.BlackHoleCluster, Type: ir.Static, Breaker: ir.DefaultBreaker(), Service: ir.ServiceRef{Name: ir.BlackHoleCluster}},
 		&ir.Cluster{Name: ir.PassthroughCluster, Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(),
-			ConnectTimeout: dur(b.mesh.ConnectTimeout, ir.Duration(10*time.Second)), Service: ir.ServiceRef{Name: ir.PassthroughCluster}},
+			ConnectTimeout: b.connectTimeout(), HTTP: passthroughHTTP, Service: ir.ServiceRef{Name: ir.PassthroughCluster}},
 	)
 }

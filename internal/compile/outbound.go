@@ -42,13 +42,26 @@ func (b *builder) outbound() {
 	}
 	slices.Sort(ports)
 	for _, p := range ports {
-		b.out.Listeners = append(b.out.Listeners, &ir.Listener{
-			Name: "0.0.0.0_" + itoa(int(p)), Address: netip.AddrPortFrom(wildcard, p), Direction: ir.Outbound,
-			Chains: []*ir.FilterChain{{Name: "0.0.0.0_" + itoa(int(p)), HTTP: b.http(itoa(int(p)))}},
-		})
+		b.out.Listeners = append(b.out.Listeners, b.httpListener(p))
 		b.out.Routes = append(b.out.Routes, b.routeTable(p))
 	}
 }
+
+// httpListener takes every connection to one HTTP port, whatever the address.
+// What does not speak HTTP (TLS to a host outside the mesh, say) goes where it
+// was meant to go, as connections to unknown ports do.
+func (b *builder) httpListener(port uint16) *ir.Listener {
+	name := "0.0.0.0_" + itoa(int(port))
+	return &ir.Listener{
+		Name: name, Address: netip.AddrPortFrom(wildcard, port), Direction: ir.Outbound,
+		InspectTLS: true, InspectHTTP: true, InspectTimeout: inspectTimeout, ContinueOnInspectTimeout: true,
+		Chains:  []*ir.FilterChain{{Name: name, Match: ir.ChainMatch{Transport: ir.TransportRaw, ALPN: cleartextHTTP}, HTTP: b.http(itoa(int(port)))}},
+		Default: &ir.FilterChain{Name: "PassthroughFilterChain", TCP: b.unknownTCP()},
+	}
+}
+
+// cleartextHTTP is what sniffing calls HTTP without TLS.
+var cleartextHTTP = []string{"http/1.1", "h2c"}
 
 // http is the HTTP connection manager of a sidecar's chain.
 func (b *builder) http(table string) *ir.HTTP {

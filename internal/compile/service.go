@@ -154,7 +154,7 @@ func (s *service) exportedTo(ns string) bool {
 // (Istio's generateVirtualHostDomains). Ports are stripped before comparing,
 // so they need no entries of their own.
 func (s *service) domains(from string) []string {
-	d := []string{s.host}
+	d := []string{s.host, s.host + "."} // the second is what a resolver's absolute name looks like
 	if s.Namespace == from {
 		d = append(d, s.Name)
 	}

@@ -48,8 +48,12 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 		ir.RingHash: clusterpb.Cluster_RING_HASH, ir.Maglev: clusterpb.Cluster_MAGLEV, ir.ClusterProvided: clusterpb.Cluster_CLUSTER_PROVIDED,
 	}[c.LB]
 	out.OutlierDetection = encodeOutlier(c.Outlier)
-	if o := c.Outlier; o != nil {
-		out.CommonLbConfig = &clusterpb.Cluster_CommonLbConfig{HealthyPanicThreshold: &typepb.Percent{Value: float64(o.MinHealthPercent)}}
+	if c.Type != ir.OriginalDst {
+		// 0 is written too: Envoy's default would send to unhealthy hosts when fewer than half are healthy.
+		out.CommonLbConfig = &clusterpb.Cluster_CommonLbConfig{HealthyPanicThreshold: &typepb.Percent{}}
+		if c.Outlier != nil {
+			out.CommonLbConfig.HealthyPanicThreshold.Value = float64(c.Outlier.MinHealthPercent)
+		}
 	}
 	if c.BindSource.IsValid() {
 		out.UpstreamBindConfig = &core.BindConfig{SourceAddress: address(c.BindSource.String(), 0).GetSocketAddress()}
@@ -73,12 +77,17 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 }
 
 func httpOptions(c *ir.Cluster) *httppb.HttpProtocolOptions {
-	return &httppb.HttpProtocolOptions{
+	out := &httppb.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &core.HttpProtocolOptions{
 			IdleTimeout: duration(c.HTTP.IdleTimeout), MaxConnectionDuration: duration(c.HTTP.MaxConnectionDuration), MaxRequestsPerConnection: optional(c.HTTP.MaxRequestsPerConn)},
 		UpstreamProtocolOptions: &httppb.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
 			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &core.Http1ProtocolOptions{}}}},
 	}
+	if c.HTTP.Protocol == "downstream" {
+		out.UpstreamProtocolOptions = &httppb.HttpProtocolOptions_UseDownstreamProtocolConfig{UseDownstreamProtocolConfig: &httppb.HttpProtocolOptions_UseDownstreamHttpConfig{
+			HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: &core.Http2ProtocolOptions{}}}
+	}
+	return out
 }
 
 func encodeOutlier(o *ir.Outlier) *clusterpb.OutlierDetection {

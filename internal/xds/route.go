@@ -5,6 +5,7 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previoushosts "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -102,10 +103,7 @@ func encodeMatch(m *ir.RouteMatch) *routepb.RouteMatch {
 
 func encodeForward(f *ir.Forward, m *ir.RouteMatch) *routepb.RouteAction {
 	out := &routepb.RouteAction{Timeout: durationpb.New(f.Timeout.D()), RetryPolicy: encodeRetry(f.Retry),
-		UpgradeConfigs: []*routepb.RouteAction_UpgradeConfig{{UpgradeType: "websocket"}}}
-	if f.Timeout == 0 {
-		out.MaxStreamDuration = &routepb.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(0)}
-	}
+		MaxGrpcTimeout: durationpb.New(f.Timeout.D())} // the timeout caps grpc-timeout; 0 lets it through (VS52)
 	if len(f.Clusters) == 1 && f.Clusters[0].Request.IsZero() && f.Clusters[0].Response.IsZero() {
 		out.ClusterSpecifier = &routepb.RouteAction_Cluster{Cluster: f.Clusters[0].Name}
 	} else {
@@ -148,7 +146,8 @@ func encodeRetry(r *ir.RetryPolicy) *routepb.RetryPolicy {
 		out.RetryBackOff = &routepb.RetryPolicy_RetryBackOff{BaseInterval: duration(r.Backoff), MaxInterval: duration(r.MaxBackoff)}
 	}
 	if r.PreviousHosts {
-		out.RetryHostPredicate = []*routepb.RetryPolicy_RetryHostPredicate{{Name: "envoy.retry_host_predicates.previous_hosts"}}
+		out.RetryHostPredicate = []*routepb.RetryPolicy_RetryHostPredicate{{Name: "envoy.retry_host_predicates.previous_hosts",
+			ConfigType: &routepb.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: pack(&previoushosts.PreviousHostsPredicate{})}}}
 		out.HostSelectionRetryMaxAttempts = int64(r.HostAttempts)
 	}
 	return out
