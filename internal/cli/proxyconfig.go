@@ -165,6 +165,9 @@ func routeAction(r *ir.Route) (to, timeout, retries string) {
 		}
 		if p := r.Forward.Retry; p != nil {
 			retries = fmt.Sprintf("%d on %s", p.Attempts, strings.Join(p.On, ","))
+			for _, code := range p.Codes {
+				retries += fmt.Sprintf(",%d", code)
+			}
 		}
 	}
 	return to, timeout, retries

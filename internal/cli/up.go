@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/up"
 )
 
@@ -57,6 +59,9 @@ Host ports (--port NAME=NUMBER moves one, NAME=off leaves it out):
 				}
 				o.Ports[name] = n
 			}
+			if err := compatible(o.CompatibilityVersion); err != nil {
+				return err
+			}
 			if detach {
 				return detached(os.Args[1:])
 			}
@@ -74,8 +79,16 @@ Host ports (--port NAME=NUMBER moves one, NAME=off leaves it out):
 	f.StringArrayVarP(&ports, "port", "p", nil, "NAME=NUMBER or NAME=off: move a host port")
 	f.StringVar(&o.Address, "address", "127.0.0.1", "host address to listen on")
 	f.BoolVarP(&detach, "detach", "d", false, "return when the mesh is ready and leave it running")
+	f.StringVar(&o.CompatibilityVersion, "compatibility-version", "", "Istio version whose default retries are in force: latest or 1.20 (default: what Local says, else latest)")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "show the control plane's log")
 	return c
+}
+
+func compatible(version string) error {
+	if version == "" || slices.Contains(resource.CompatibilityVersions(), version) {
+		return nil
+	}
+	return &exitError{exitUsage, fmt.Sprintf("--compatibility-version %s: want one of %s", version, strings.Join(resource.CompatibilityVersions(), ", "))}
 }
 
 // detached starts the same command again without --detach.

@@ -34,6 +34,7 @@ type Index struct {
 	mesh     *meshv1.MeshConfig
 	services []*service
 	byHost   map[string]*service
+	rules    map[*resource.VirtualService][]*httpRule // with delegates merged in
 
 	mu       sync.Mutex // guards problems and reported
 	problems []resource.Problem
@@ -47,6 +48,7 @@ func Prepare(set *resource.Set) *Index {
 		x.mesh = resource.DefaultMesh()
 	}
 	x.indexServices()
+	x.indexRules()
 	x.checkSupport()
 	return x
 }

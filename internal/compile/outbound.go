@@ -97,21 +97,23 @@ func (b *builder) tcpListener(s *service, p *servicePort) {
 			return // two headless services on one port: the oldest has it
 		}
 	}
-	tcp := &ir.TCPProxy{StatPrefix: s.host, AccessLog: b.accessLog()}
-	clusters, origin := b.tcpRoutes(s, p)
-	if tcp.Clusters = clusters; len(clusters) == 0 {
-		tcp.Clusters, origin = []ir.WeightedCluster{{Name: b.addCluster(s, p, "")}}, s.Origin()
-	}
 	l := &ir.Listener{Name: name, Address: netip.AddrPortFrom(addr, p.number), Direction: ir.Outbound, Origin: s.Origin()}
-	chain := &ir.FilterChain{Name: name, TCP: tcp, Origin: origin}
+	var rest bool
+	if l.Chains, rest = b.l4Chains(s, p); p.tls && len(l.Chains) > 0 {
+		l.InspectTLS, l.InspectTimeout, l.ContinueOnInspectTimeout = true, inspectTimeout, true
+	}
+	if rest {
+		l.Chains = append(l.Chains, &ir.FilterChain{Name: name, Origin: s.Origin(), TCP: &ir.TCPProxy{
+			StatPrefix: s.host, AccessLog: b.accessLog(), Clusters: []ir.WeightedCluster{{Name: b.addCluster(s, p, "")}}}})
+	}
 	if p.protocol == protoAuto {
+		if last := len(l.Chains) - 1; last >= 0 && sameMatch(l.Chains[last].Match, ir.ChainMatch{}) {
+			l.Default, l.Chains = l.Chains[last], l.Chains[:last]
+		}
 		l.InspectTLS, l.InspectHTTP, l.InspectTimeout, l.ContinueOnInspectTimeout = true, true, inspectTimeout, true
 		table := s.host + ":" + itoa(int(p.number))
 		l.Chains = append(l.Chains, &ir.FilterChain{Name: name + "_http", Match: ir.ChainMatch{Transport: ir.TransportRaw, ALPN: []string{"http/1.1"}}, HTTP: b.http(table)})
 		b.out.Routes = append(b.out.Routes, &ir.RouteTable{Name: table, VirtualHosts: append(b.serviceHosts(s, p), b.catchAll())})
-		l.Default = chain
-	} else {
-		l.Chains = append(l.Chains, chain)
 	}
 	b.out.Listeners = append(b.out.Listeners, l)
 }
@@ -121,6 +123,7 @@ func (b *builder) tcpListener(s *service, p *servicePort) {
 func (b *builder) routeTable(port uint16) *ir.RouteTable {
 	t := &ir.RouteTable{Name: itoa(int(port))}
 	taken := map[string]bool{}
+	t.VirtualHosts = unclaimed(b.extraHosts(port), taken) // first, as in Istio: a VirtualService may claim a service's short form
 	for _, s := range b.services {
 		p := s.port(port)
 		if p == nil || p.protocol != protoHTTP || !s.exportedTo(b.node.Namespace) {
@@ -128,7 +131,6 @@ func (b *builder) routeTable(port uint16) *ir.RouteTable {
 		}
 		t.VirtualHosts = append(t.VirtualHosts, unclaimed(b.serviceHosts(s, p), taken)...)
 	}
-	t.VirtualHosts = append(t.VirtualHosts, unclaimed(b.extraHosts(port), taken)...)
 	t.VirtualHosts = append(t.VirtualHosts, b.catchAll())
 	return t
 }

@@ -36,6 +36,7 @@ type servicePort struct {
 	name     string
 	target   intstr.IntOrString
 	protocol protocol
+	tls      bool // the bytes are TLS of the application's own
 }
 
 func (x *Index) indexServices() {
@@ -57,7 +58,7 @@ func (x *Index) indexServices() {
 			if sp.target.IntValue() == 0 && sp.target.StrVal == "" {
 				sp.target = intstr.FromInt32(p.Port)
 			}
-			sp.protocol = x.protocolOf(s, i, p)
+			sp.protocol, sp.tls = x.protocolOf(s, i, p), isTLSPort(p)
 			svc.ports = append(svc.ports, sp)
 		}
 		if len(spec.Selector) > 0 {
@@ -160,7 +161,11 @@ func (s *service) domains(from string) []string {
 	}
 	d = append(d, s.Name+"."+s.Namespace, s.Name+"."+s.Namespace+".svc")
 	if s.vip.IsValid() {
-		d = append(d, s.vip.String())
+		if s.vip.Is6() {
+			d = append(d, "["+s.vip.String()+"]") // as a Host header has it
+		} else {
+			d = append(d, s.vip.String())
+		}
 	}
 	if s.headless {
 		d = append(d, "*."+s.host)

@@ -4,6 +4,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -73,34 +74,16 @@ func (x *Index) refuse(m *resource.Meta, fields map[string]bool) {
 	}
 }
 
+// checkVirtualService names the match blocks that look at JWT claims (VS31).
 func (x *Index) checkVirtualService(vs *resource.VirtualService) {
-	x.refuse(&vs.Meta, map[string]bool{"spec.tls": len(vs.Spec.Tls) > 0})
 	for i, h := range vs.Spec.Http {
-		path := at("spec.http", i)
-		x.refuse(&vs.Meta, map[string]bool{
-			path + ".delegate":                      h.Delegate != nil,
-			path + ".fault":                         h.Fault != nil,
-			path + ".mirror":                        h.Mirror != nil,
-			path + ".mirrors":                       len(h.Mirrors) > 0,
-			path + ".corsPolicy":                    h.CorsPolicy != nil,
-			path + ".retries.retryRemoteLocalities": h.Retries.GetRetryRemoteLocalities() != nil,
-			path + ".redirect.derivePort":           h.Redirect.GetDerivePort() != 0,
-		})
 		for j, m := range h.Match {
-			if m.StatPrefix != "" {
-				x.unsupported(&vs.Meta, at(path+".match", j, "statPrefix"))
-			}
-			for k := range m.Headers {
-				if len(k) > 0 && k[0] == '@' {
-					x.unsupported(&vs.Meta, at(path+".match", j)+".headers."+k)
+			for name, headers := range map[string]map[string]*networking.StringMatch{"headers": m.Headers, "withoutHeaders": m.WithoutHeaders} {
+				for _, k := range sortedKeys(headers) {
+					if strings.HasPrefix(k, "@") {
+						x.report(resource.Error, &vs.Meta, at("spec.http", i, "match", j)+"."+name+"."+k, "routing by JWT claims needs RequestAuthentication, which is not supported yet; this match block is left out", "")
+					}
 				}
-			}
-		}
-	}
-	for i, t := range vs.Spec.Tcp {
-		for j, m := range t.Match {
-			if len(m.DestinationSubnets) > 0 {
-				x.unsupported(&vs.Meta, at("spec.tcp", i, "match", j, "destinationSubnets"))
 			}
 		}
 	}

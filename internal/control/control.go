@@ -37,7 +37,9 @@ type Options struct {
 	// Ask puts what explain is asked to external authorizers; nil: they cannot
 	// be reached from here.
 	Ask explain.Ask
-	Log *slog.Logger
+	// CompatibilityVersion overrides what Local objects say; "" leaves it.
+	CompatibilityVersion string
+	Log                  *slog.Logger
 }
 
 // State is what the control plane knows at one moment; immutable.
@@ -179,6 +181,10 @@ func (c *Control) rebuild(updates []*source.Update) *State {
 		s.Problems = append(s.Problems, u.Problems...)
 	}
 	s.Set = merge(sets)
+	if v := c.opts.CompatibilityVersion; v != "" {
+		set := *s.Set
+		set.CompatibilityVersion, s.Set = v, &set
+	}
 	s.Index = compile.Prepare(s.Set)
 	s.Problems = append(s.Problems, s.Index.Problems()...)
 	c.state.Store(s)

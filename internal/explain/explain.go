@@ -160,11 +160,14 @@ func (q *question) outbound(a *Answer, s *ir.Snapshot, host string, port uint16)
 		a.step("route", fmt.Sprintf("port %d of %s is no HTTP port of any service: passed through as bytes", port, host), ir.Origin{})
 		return nil, nil
 	}
-	for _, c := range l.Chains {
-		if c.TCP != nil {
-			a.step("route", "TCP to "+names(c.TCP.Clusters), c.Origin)
-			return c.TCP.Clusters, nil
-		}
+	if c := tcpChain(l, host, vip); c != nil {
+		a.step("route", "TCP to "+names(c.TCP.Clusters), c.Origin)
+		return c.TCP.Clusters, nil
+	}
+	if l.Chains[0].HTTP == nil {
+		a.step("route", "no filter chain takes server name "+host+": the connection is closed", l.Origin)
+		a.end(0, "NR")
+		return nil, nil
 	}
 	return q.route(a, s, l.Chains[0].HTTP, host, port)
 }
@@ -210,6 +213,9 @@ func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, por
 			missed = append(missed, Missed{"route " + m.Route.Name, m.Missed, first(m.Route.Match.Origin, m.Route.Origin)})
 		}
 	}
+	if vh != nil && !q.from.Gateway {
+		missed = append(missed, q.rivals(vh)...)
+	}
 	if taken == nil {
 		why := "no virtual host for " + authority
 		origin := ir.Origin{}
@@ -220,31 +226,7 @@ func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, por
 		a.end(404, "NR")
 		return nil, nil
 	}
-	origin := first(taken.Match.Origin, taken.Origin)
-	switch {
-	case taken.Redirect != nil:
-		a.step("route", "redirect", origin, missed...)
-		a.end(taken.Redirect.Code, "")
-		return nil, nil
-	case taken.Direct != nil:
-		a.step("route", fmt.Sprintf("answered with %d", taken.Direct.Status), origin, missed...)
-		a.end(taken.Direct.Status, "")
-		return nil, nil
-	}
-	a.step("route", describe(taken), origin, missed...)
-	return taken.Forward.Clusters, nil
-}
-
-func describe(r *route.Route) string {
-	f := r.Forward
-	text := fmt.Sprintf("route %s to %s", r.Name, names(f.Clusters))
-	if f.Timeout > 0 {
-		text += ", timeout " + f.Timeout.String()
-	}
-	if f.Retry != nil && f.Retry.Attempts > 0 {
-		text += fmt.Sprintf(", %d retries on %s", f.Retry.Attempts, strings.Join(f.Retry.On, ","))
-	}
-	return text
+	return q.act(a, taken, authority, path, query, missed), nil
 }
 
 func names(list []ir.WeightedCluster) string {

@@ -1,5 +1,7 @@
 package ir
 
+import "strconv"
+
 // RouteTable is Envoy's RouteConfiguration: a Host header chooses a virtual
 // host, then the first route that matches decides.
 type RouteTable struct {
@@ -25,9 +27,17 @@ type Route struct {
 	Forward  *Forward        `json:"forward,omitempty"`
 	Redirect *Redirect       `json:"redirect,omitempty"`
 	Direct   *DirectResponse `json:"direct,omitempty"`
-	Request  HeaderOps       `json:"request,omitzero"`
-	Response HeaderOps       `json:"response,omitzero"`
-	Origin   Origin          `json:"origin,omitzero"` // line of the http[] entry
+	// Fault is injected before anything else is done with the request, CORS
+	// answered after it; CORS has no effect without Forward (Envoy's filters).
+	Fault    *Fault    `json:"fault,omitempty"`
+	CORS     *CORS     `json:"cors,omitempty"`
+	Request  HeaderOps `json:"request,omitzero"`
+	Response HeaderOps `json:"response,omitzero"`
+	// StatPrefix counts the route's requests under a name of its own.
+	StatPrefix string `json:"statPrefix,omitempty"`
+	Origin     Origin `json:"origin,omitzero"` // line of the http[] entry
+	// Root is the entry of the VirtualService that delegated to Origin's.
+	Root Origin `json:"root,omitzero"`
 }
 
 // RouteMatch: all set fields must match.
@@ -57,7 +67,8 @@ type QueryMatch struct {
 // Forward sends the request on.
 type Forward struct {
 	Clusters []WeightedCluster `json:"clusters"`
-	// Timeout of the whole exchange, retries included; 0 means none.
+	// Timeout of the whole exchange, retries included; 0 means none. A gRPC
+	// call may ask for less (grpc-timeout), never for more.
 	Timeout Duration     `json:"timeout,omitempty"`
 	Retry   *RetryPolicy `json:"retry,omitempty"`
 	// Rewrites: PathRegex and PrefixRewrite exclude each other.
@@ -65,6 +76,67 @@ type Forward struct {
 	RegexRewrite  *RegexRewrite `json:"regexRewrite,omitempty"`
 	HostRewrite   string        `json:"hostRewrite,omitempty"`
 	HashPolicy    []HashPolicy  `json:"hashPolicy,omitempty"`
+	// AppendForwardedHost notes the original host in x-forwarded-host when the
+	// host is rewritten.
+	AppendForwardedHost bool     `json:"appendForwardedHost,omitempty"`
+	Mirrors             []Mirror `json:"mirrors,omitempty"`
+}
+
+// Share is a part of all requests in millionths: 10000 is one percent.
+type Share uint32
+
+// All is the Share of every request.
+const All Share = 1_000_000
+
+// String is the share in percent, "12.5%".
+func (s Share) String() string { return strconv.FormatFloat(float64(s)/10_000, 'f', -1, 64) + "%" }
+
+// Mirror copies a share of the requests to another cluster. The copy's answer
+// is thrown away.
+type Mirror struct {
+	Cluster string `json:"cluster"`
+	Share   Share  `json:"share"`
+	// ShadowHost appends "-shadow" to the copy's host, in front of its port.
+	ShadowHost bool   `json:"shadowHost,omitempty"`
+	Origin     Origin `json:"origin,omitzero"`
+}
+
+// Fault delays or refuses a share of the requests; the two are drawn
+// independently, the delay comes first. Timeouts and retries begin after it.
+type Fault struct {
+	Delay *FaultDelay `json:"delay,omitempty"`
+	Abort *FaultAbort `json:"abort,omitempty"`
+}
+
+// FaultDelay holds a request for a fixed time.
+type FaultDelay struct {
+	Fixed  Duration `json:"fixed"`
+	Share  Share    `json:"share"`
+	Origin Origin   `json:"origin,omitzero"`
+}
+
+// FaultAbort answers instead of the upstream, with an HTTP status or, where
+// Status is 0, a gRPC status.
+type FaultAbort struct {
+	Status int    `json:"status,omitempty"`
+	GRPC   int    `json:"grpc,omitempty"`
+	Share  Share  `json:"share"`
+	Origin Origin `json:"origin,omitzero"`
+}
+
+// CORS answers preflights and decorates responses to allowed origins. Lists
+// are as the headers carry them, joined with ",".
+type CORS struct {
+	Origins          []Match `json:"origins,omitempty"`
+	Methods          string  `json:"methods,omitempty"`
+	Headers          string  `json:"headers,omitempty"`
+	Expose           string  `json:"expose,omitempty"`
+	MaxAge           string  `json:"maxAge,omitempty"` // seconds
+	AllowCredentials bool    `json:"allowCredentials,omitempty"`
+	// IgnoreUnmatched answers preflights of other origins too, without the
+	// allowing headers, instead of forwarding them.
+	IgnoreUnmatched bool   `json:"ignoreUnmatched,omitempty"`
+	Origin          Origin `json:"origin,omitzero"`
 }
 
 // RegexRewrite substitutes in the path (RE2, \1 for groups).
@@ -92,9 +164,11 @@ type HashCookie struct {
 type WeightedCluster struct {
 	Name     string    `json:"name"`
 	Weight   uint32    `json:"weight,omitempty"`
-	Request  HeaderOps `json:"request,omitzero"`
+	Request  HeaderOps `json:"request,omitzero"` // applied before the route's
 	Response HeaderOps `json:"response,omitzero"`
-	Origin   Origin    `json:"origin,omitzero"`
+	// HostRewrite applies where the route has none.
+	HostRewrite string `json:"hostRewrite,omitempty"`
+	Origin      Origin `json:"origin,omitzero"`
 }
 
 // RetryPolicy follows Envoy's route.RetryPolicy.
@@ -105,14 +179,19 @@ type RetryPolicy struct {
 	Codes         []int    `json:"codes,omitempty"` // for retriable-status-codes
 	// PreviousHosts: avoid hosts already tried, asking the balancer up to
 	// HostAttempts times for another one.
-	PreviousHosts bool     `json:"previousHosts,omitempty"`
-	HostAttempts  int      `json:"hostAttempts,omitempty"`
-	Backoff       Duration `json:"backoff,omitempty"`    // base; default 25 ms
-	MaxBackoff    Duration `json:"maxBackoff,omitempty"` // default 10 × base
-	Origin        Origin   `json:"origin,omitzero"`
+	PreviousHosts bool `json:"previousHosts,omitempty"`
+	// PreviousPriorities: after two tries, also leave the priorities (localities)
+	// already tried.
+	PreviousPriorities bool     `json:"previousPriorities,omitempty"`
+	HostAttempts       int      `json:"hostAttempts,omitempty"`
+	Backoff            Duration `json:"backoff,omitempty"`    // base; default 25 ms
+	MaxBackoff         Duration `json:"maxBackoff,omitempty"` // default 10 × base
+	Origin             Origin   `json:"origin,omitzero"`
 }
 
-// HeaderOps are applied in the order remove, set, add (Envoy's).
+// HeaderOps are applied in the order remove, set, add (Envoy's). Values may
+// hold Envoy's operators (%REQ(name)%, %DOWNSTREAM_REMOTE_ADDRESS%); %% is a
+// percent sign.
 type HeaderOps struct {
 	Set    []Header `json:"set,omitempty"`
 	Add    []Header `json:"add,omitempty"`
@@ -139,8 +218,10 @@ type Redirect struct {
 	HTTPS  bool   `json:"https,omitempty"` // gateway httpsRedirect
 }
 
-// DirectResponse answers without an upstream.
+// DirectResponse answers without an upstream. Body is text, Bytes is used
+// where it is not.
 type DirectResponse struct {
 	Status int    `json:"status"`
 	Body   string `json:"body,omitempty"`
+	Bytes  []byte `json:"bytes,omitempty"`
 }

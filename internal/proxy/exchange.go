@@ -42,8 +42,15 @@ type exchange struct {
 	attempt int
 
 	start    time.Time
-	sentAt   time.Time // of the current try
-	deadline time.Time // of the whole exchange; zero for none
+	sentAt   time.Time     // of the current try
+	deadline time.Time     // of the whole exchange; zero for none
+	held     time.Duration // by a delay fault
+	tryAt    time.Time     // the current try began
+	timeouts timeouts
+
+	allowedOrigin string // by the route's CORS policy
+	copies        []*mirror
+	tries         []telemetry.Try // those before the current one
 
 	body      []byte // what was read ahead of the request's body
 	bodyBuf   []byte // its memory
@@ -63,7 +70,7 @@ type exchange struct {
 
 // reset forgets the last exchange and keeps its memory.
 func (x *exchange) reset() {
-	*x = exchange{d: x.d, c: x.c, req: x.req, res: x.res, tried: x.tried[:0], bodyBuf: x.bodyBuf, target: x.target[:0],
+	*x = exchange{d: x.d, c: x.c, req: x.req, res: x.res, tried: x.tried[:0], tries: x.tries[:0], copies: x.copies[:0], bodyBuf: x.bodyBuf, target: x.target[:0],
 		extra: x.extra[:0], series: x.series, seriesKey: x.seriesKey}
 }
 
@@ -81,6 +88,9 @@ func (x *exchange) handle() (again bool) {
 	x.keepAlive = x.req.KeepAlive
 	defer x.record()
 	if !x.identify() || !x.authorize() || !x.chooseRoute() {
+		return x.finished()
+	}
+	if (x.route.Fault != nil || x.route.CORS != nil) && x.filtered() {
 		return x.finished()
 	}
 	switch {
@@ -186,9 +196,24 @@ func (x *exchange) finished() bool {
 // record is the last step of every exchange: access log and metrics.
 func (x *exchange) record() {
 	r := &x.rec
+	r.Duration = time.Since(x.start)
+	x.describe(r)
+	x.noteLastTry()
+	r.Attempts = x.attempt
+	x.d.p.stats.requests.Add(1)
+	x.observe(r)
+	if x.route != nil && x.route.StatPrefix != "" {
+		x.rt.routeStats[x.route.Route].count(r)
+	}
+	if x.chain.log != nil {
+		x.chain.log.Log(x.chain.format, r)
+	}
+}
+
+// describe fills in what is known of the request before its end. Header
+// operators read it too.
+func (x *exchange) describe(r *telemetry.Record) {
 	d := x.d
-	now := time.Now()
-	r.Duration = now.Sub(x.start)
 	r.Protocol = x.c.protocol()
 	r.Method, r.Path, r.Authority, r.Request = x.method, x.req.Path, x.req.Host, &x.req.Fields
 	if x.res.Status != 0 {
@@ -197,12 +222,6 @@ func (x *exchange) record() {
 	r.DownstreamLocal, r.DownstreamRemote, r.SNI = d.localText, d.remoteText, d.sni
 	r.PeerPrincipal, r.LocalPrincipal, r.Version = d.peer, x.rt.principal, x.rt.version
 	r.TLSVersion, r.TLSCipher = d.tlsVersion, d.tlsCipher
-	r.Attempts = x.attempt
-	d.p.stats.requests.Add(1)
-	x.observe(r)
-	if x.chain.log != nil {
-		x.chain.log.Log(x.chain.format, r)
-	}
 }
 
 // observe counts the request in Istio's standard metrics.

@@ -41,9 +41,7 @@ func (x *exchange) forward() {
 	if !x.chooseCluster(f) {
 		return
 	}
-	if f.Timeout > 0 {
-		x.deadline = x.start.Add(f.Timeout.D())
-	}
+	x.setTimeouts(f)
 	if !x.cluster.BeginRequest() {
 		x.reply(&overflow)
 		return
@@ -53,14 +51,19 @@ func (x *exchange) forward() {
 	if !x.readAhead() {
 		return
 	}
+	if f.Mirrors != nil {
+		x.mirror(f)
+		defer x.endMirrors()
+	}
+	x.tryAt = x.start.Add(x.held)
 	for {
 		x.attempt++
 		fail := x.try(f)
 		if x.mayRetry(f, fail) {
-			again := x.retryAfterPause(f)
-			if again {
-				continue
-			}
+			x.noteTry(fail)
+			x.retryAfterPause(f)
+			x.tryAt = time.Now()
+			continue
 		}
 		if fail != nil {
 			x.abandon()
@@ -96,16 +99,30 @@ func (x *exchange) chooseCluster(f *ir.Forward) bool {
 // many tries follow.
 func (x *exchange) prepareRequest(f *ir.Forward) {
 	h := &x.req.Fields
+	if f.AppendForwardedHost && x.upstreamHost(f) != x.req.Host {
+		appendField(h, "x-forwarded-host", x.req.Host)
+	}
+	if !x.wc.Request.IsZero() { // the more specific first, so that the route's word counts (Envoy)
+		x.apply(h, &x.wc.Request)
+	}
+	if !x.route.Request.IsZero() {
+		x.apply(h, &x.route.Request)
+	}
 	if f.PrefixRewrite != "" || f.RegexRewrite != nil {
 		h.Set("x-envoy-original-path", x.req.Path)
 		x.path = x.route.RewritePath(x.path)
 	}
-	if !x.route.Request.IsZero() {
-		apply(h, &x.route.Request)
+}
+
+// upstreamHost is the authority that the upstream sees.
+func (x *exchange) upstreamHost(f *ir.Forward) string {
+	switch {
+	case f.HostRewrite != "":
+		return f.HostRewrite
+	case x.wc.HostRewrite != "":
+		return x.wc.HostRewrite
 	}
-	if !x.wc.Request.IsZero() {
-		apply(h, &x.wc.Request)
-	}
+	return x.req.Host
 }
 
 // try makes one attempt. On success the response's head is in x.res and x.up
@@ -124,7 +141,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	x.host.Begin()
 	defer x.host.End()
 
-	limit := x.tryDeadline(f)
+	limit := x.tryDeadline()
 	// A request that must not be sent twice gets a connection that is known to
 	// be open; one that may be gets another chance on a fresh connection.
 	idempotent := x.bodyDone && safeToRepeat(x.method)
@@ -162,10 +179,10 @@ func safeToRepeat(method string) bool {
 }
 
 // tryDeadline is the earlier of the try's and the exchange's; zero for none.
-func (x *exchange) tryDeadline(f *ir.Forward) time.Time {
+func (x *exchange) tryDeadline() time.Time {
 	limit := x.deadline
-	if r := f.Retry; r != nil && r.PerTryTimeout > 0 {
-		if t := time.Now().Add(r.PerTryTimeout.D()); limit.IsZero() || t.Before(limit) {
+	if per := x.timeouts.perTry; per > 0 {
+		if t := time.Now().Add(per); limit.IsZero() || t.Before(limit) {
 			limit = t
 		}
 	}

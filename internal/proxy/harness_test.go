@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -136,6 +137,7 @@ type mesh struct {
 	t          testing.TB
 	a, b       *Proxy
 	logA, logB *lines
+	debug      *lines // the proxies' own log, if edit sets it
 	app        *httptest.Server
 	url        string
 	snapA      *ir.Snapshot
@@ -177,7 +179,11 @@ func newMesh(t testing.TB, app http.Handler, edit func(m *mesh)) *mesh {
 		edit(m)
 	}
 	start := func(principal string, log *lines) *Proxy {
-		return New(Options{TLS: &contexts{ca, ca.issue(t, principal)}, OpenLog: func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(log), nil }})
+		var own *slog.Logger
+		if m.debug != nil {
+			own = slog.New(slog.NewTextHandler(m.debug, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		}
+		return New(Options{Log: own, TLS: &contexts{ca, ca.issue(t, principal)}, OpenLog: func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(log), nil }})
 	}
 	m.b = start(worker, m.logB)
 	m.apply(m.b, m.snapB)
@@ -240,6 +246,9 @@ func metric(p *Proxy, parts ...string) string {
 	_, _ = e.WriteTo(&b)
 line:
 	for _, l := range strings.Split(b.String(), "\n") {
+		if strings.HasPrefix(l, "#") {
+			continue
+		}
 		for _, part := range parts {
 			if !strings.Contains(l, part) {
 				continue line
@@ -252,3 +261,13 @@ line:
 
 var _ = fmt.Sprint
 var _ net.Conn
+
+// newServer is a plain HTTP server beside the mesh; its address.
+func newServer(t testing.TB, h http.Handler) string {
+	s := httptest.NewServer(h)
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s.Listener.Addr().String()
+}

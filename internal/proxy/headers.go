@@ -2,13 +2,16 @@ package proxy
 
 import (
 	"encoding/hex"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
 
 // stampHeaders sets what a proxy tells the next hop about this one, and takes
@@ -119,17 +122,73 @@ func (x *exchange) newID() string {
 	return view(t)
 }
 
-// apply performs header operations: remove, set, add.
-func apply(h *header.Map, ops *ir.HeaderOps) {
+// apply performs header operations: remove, set, add. Values with operators
+// are formatted; one that comes to nothing is not sent.
+func (x *exchange) apply(h *header.Map, ops *ir.HeaderOps) {
 	for _, name := range ops.Remove {
 		h.Del(name)
 	}
-	for _, f := range ops.Set {
-		h.Set(f.Name, f.Value)
+	for i := range ops.Set {
+		if v := x.value(&ops.Set[i]); v != "" || ops.Set[i].Value == "" {
+			h.Set(ops.Set[i].Name, v)
+		}
 	}
-	for _, f := range ops.Add {
-		h.Add(f.Name, f.Value)
+	for i := range ops.Add {
+		if v := x.value(&ops.Add[i]); v != "" || ops.Add[i].Value == "" {
+			h.Add(ops.Add[i].Name, v)
+		}
 	}
+}
+
+// value is what an operation's value comes to for this request.
+func (x *exchange) value(f *ir.Header) string {
+	if strings.IndexByte(f.Value, '%') < 0 {
+		return f.Value
+	}
+	format := x.rt.formats[f.Value]
+	if format == nil {
+		return f.Value // build has seen every operation: not reached
+	}
+	x.describe(&x.rec)
+	return string(format.Append(nil, &x.rec))
+}
+
+// appendField adds to a list that one field carries, joined with ",".
+func appendField(h *header.Map, name, value string) {
+	if before, ok := h.Get(name); ok && before != "" {
+		value = before + "," + value
+	}
+	h.Set(name, value)
+}
+
+// formats compiles the values with operators in a snapshot's routes.
+func formats(tables []*ir.RouteTable) (map[string]*telemetry.Format, error) {
+	out := map[string]*telemetry.Format{}
+	var err error
+	add := func(ops ...*ir.HeaderOps) {
+		for _, o := range ops {
+			for _, f := range slices.Concat(o.Set, o.Add) {
+				if err == nil && strings.IndexByte(f.Value, '%') >= 0 && out[f.Value] == nil {
+					if out[f.Value], err = telemetry.ParseValue(f.Value); err != nil {
+						err = fmt.Errorf("header %s: %w", f.Name, err)
+					}
+				}
+			}
+		}
+	}
+	for _, t := range tables {
+		for _, v := range t.VirtualHosts {
+			for _, r := range v.Routes {
+				add(&r.Request, &r.Response)
+				if r.Forward != nil {
+					for i := range r.Forward.Clusters {
+						add(&r.Forward.Clusters[i].Request, &r.Forward.Clusters[i].Response)
+					}
+				}
+			}
+		}
+	}
+	return out, err
 }
 
 // smallInts are header values that need no allocation.

@@ -68,6 +68,9 @@ type Proxy struct {
 	conns    connections
 	draining atomic.Bool
 	stats    proxyStats
+	mirrors  mirrors
+
+	routeCounters routeCounters
 }
 
 // New returns a proxy that serves nothing until Apply.
@@ -202,7 +205,9 @@ func (p *Proxy) Drain(ctx context.Context) {
 		p.conns.each(func(c *downstream) { c.abort() })
 		p.conns.wait(context.Background())
 	}
+	p.mirrors.close()
 	p.upstream.Close()
+	p.mirrors.running.Wait()
 	p.applyMu.Lock()
 	defer p.applyMu.Unlock()
 	p.dropProviders(nil)

@@ -36,11 +36,14 @@ func (x *exchange) relay() {
 // prepareResponse applies what the route says.
 func (x *exchange) prepareResponse() {
 	h := &x.res.Fields
-	if !x.route.Response.IsZero() {
-		apply(h, &x.route.Response)
-	}
 	if !x.wc.Response.IsZero() {
-		apply(h, &x.wc.Response)
+		x.apply(h, &x.wc.Response)
+	}
+	if !x.route.Response.IsZero() {
+		x.apply(h, &x.route.Response)
+	}
+	if x.allowedOrigin != "" {
+		x.decorate(h)
 	}
 	for _, f := range x.extra {
 		h.Add(f.Name, f.Value)

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"strings"
 	"time"
 	"unsafe"
 
@@ -109,6 +108,12 @@ func (x *exchange) answerHTTP(status int, body string) error {
 	for _, f := range x.extra {
 		res.Fields.Add(f.Name, f.Value)
 	}
+	if x.route != nil && x.route.Forward == nil {
+		x.apply(&res.Fields, &x.route.Response)
+	}
+	if x.allowedOrigin != "" {
+		x.decorate(&res.Fields)
+	}
 	res.Fields.Add("date", httpDate(time.Now()))
 	res.Fields.Add("server", x.serverName())
 	end := body == "" || x.method == "HEAD"
@@ -185,44 +190,9 @@ func (x *exchange) direct() {
 	if x.route.VirtualHost != nil && x.route.VirtualHost.Name == "block_all" {
 		x.rec.Details = blackHole.details
 	}
-	x.extra = append(x.extra, x.route.Response.Set...)
-	x.extra = append(x.extra, x.route.Response.Add...)
-	x.answer(d.Status, d.Body)
-}
-
-// redirect answers a redirect route.
-func (x *exchange) redirect() {
-	r := x.route.Redirect
-	scheme, host, path := x.scheme, x.req.Host, x.path
-	if r.HTTPS {
-		scheme = "https"
+	body := d.Body
+	if d.Bytes != nil {
+		body = view(d.Bytes)
 	}
-	if r.Scheme != "" {
-		scheme = r.Scheme
-	}
-	if r.Host != "" {
-		host = r.Host
-	} else if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') && (r.HTTPS || r.Scheme != "" || r.Port != 0) {
-		host = host[:i] // a port that belonged to the other scheme
-	}
-	if r.Port != 0 && !(scheme == "http" && r.Port == 80) && !(scheme == "https" && r.Port == 443) {
-		host += ":" + itoa(int(r.Port))
-	}
-	query := x.query
-	switch {
-	case r.Path != "":
-		path = r.Path
-		if strings.IndexByte(path, '?') >= 0 {
-			query = ""
-		}
-	case r.Prefix != "":
-		path = x.route.RedirectPath(path)
-	}
-	code := r.Code
-	if code == 0 {
-		code = 301
-	}
-	x.rec.Details = "direct_response"
-	x.extra = append(x.extra, ir.Header{Name: "location", Value: scheme + "://" + host + path + query})
-	x.answer(code, "")
+	x.answer(d.Status, body)
 }

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"context"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -22,7 +24,11 @@ func (x *exchange) mayRetry(f *ir.Forward, fail *failure) bool {
 	if !x.bodyDone && (fail == nil || fail.kind != failConnect) {
 		return false
 	}
-	if x.attempt > int(r.Attempts) {
+	attempts := int(r.Attempts)
+	if x.timeouts.retries >= 0 {
+		attempts = x.timeouts.retries
+	}
+	if x.attempt > attempts {
 		x.rec.Flags |= telemetry.UpstreamRetryLimit
 		return false
 	}
@@ -33,8 +39,46 @@ func (x *exchange) mayRetry(f *ir.Forward, fail *failure) bool {
 	return true
 }
 
+// noteTry keeps how a try ended that another one follows.
+func (x *exchange) noteTry(fail *failure) {
+	if len(x.tries) >= telemetry.MaxTries-1 {
+		return // room for the last one
+	}
+	t := telemetry.Try{Duration: time.Since(x.tryAt)}
+	if x.host != nil {
+		t.Host = x.host.Address
+	}
+	if fail != nil {
+		t.Flags = fail.flag
+	} else {
+		t.Status = x.res.Status
+	}
+	x.tries = append(x.tries, t)
+}
+
+// noteLastTry completes the list of tries; a request that needed one has none.
+func (x *exchange) noteLastTry() {
+	if len(x.tries) == 0 {
+		return
+	}
+	t := telemetry.Try{Duration: time.Since(x.tryAt), Flags: x.rec.Flags, Status: x.rec.Status}
+	if x.host != nil {
+		t.Host = x.host.Address
+	}
+	x.tries = append(x.tries, t)
+	x.rec.Tries = x.tries
+	if x.d.p.log.Enabled(context.Background(), slog.LevelDebug) {
+		for i, t := range x.tries {
+			x.d.p.log.Debug("try", "request", x.rec.RequestID, "n", i+1, "host", t.Host, "status", t.Status, "flags", t.Flags.String(), "duration", t.Duration)
+		}
+	}
+}
+
 // wantsRetry compares how a try ended with Envoy's retry conditions.
 func (x *exchange) wantsRetry(r *ir.RetryPolicy, fail *failure) bool {
+	if fail == nil && x.res.Fields.Has("x-envoy-ratelimited") { // this condition alone decides about those
+		return slices.Contains(r.On, "envoy-ratelimited")
+	}
 	for _, on := range r.On {
 		if fail != nil {
 			if fail.kind == failFinal {
@@ -89,8 +133,8 @@ func (x *exchange) grpcStatusIs(condition string) bool {
 }
 
 // retryAfterPause gives back the failed try's connection and waits out the
-// backoff; false when the exchange's deadline comes first.
-func (x *exchange) retryAfterPause(f *ir.Forward) bool {
+// backoff, or what is left of the exchange's time.
+func (x *exchange) retryAfterPause(f *ir.Forward) {
 	defer x.cluster.EndRetry()
 	if x.grpc && x.up != nil {
 		x.settle(true)
@@ -115,7 +159,6 @@ func (x *exchange) retryAfterPause(f *ir.Forward) bool {
 		timer := time.NewTimer(pause)
 		<-timer.C
 	}
-	return true
 }
 
 // discardResponse drops a response that will be retried. Its connection stays

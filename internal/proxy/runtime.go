@@ -32,9 +32,11 @@ type runtime struct {
 	byDst     map[netip.AddrPort]*listener // without a socket: handed over by original destination
 	byDstPort map[uint16]*listener         // the same on the wildcard address
 
-	clusters map[string]*upstream.Cluster
-	prepared *upstream.Prepared
-	used     map[string]bool // providers, by key
+	formats    map[string]*telemetry.Format // header values with operators
+	routeStats map[*ir.Route]*routeStats    // of those with a statPrefix
+	clusters   map[string]*upstream.Cluster
+	prepared   *upstream.Prepared
+	used       map[string]bool // providers, by key
 }
 
 // listener with its chains compiled.
@@ -76,6 +78,10 @@ func (p *Proxy) build(s *ir.Snapshot) (*runtime, error) {
 		if tables[t.Name], err = route.New(t); err != nil {
 			return nil, fmt.Errorf("route table %s: %w", t.Name, err)
 		}
+	}
+	rt.routeStats = p.routeCounters.bind(s.Routes)
+	if rt.formats, err = formats(s.Routes); err != nil {
+		return nil, err
 	}
 	for _, l := range s.Listeners {
 		if err := p.addListener(rt, l, tables); err != nil {

@@ -102,12 +102,13 @@ func (x *exchange) send() error {
 func (x *exchange) sendHead(end bool) error {
 	f, h := x.route.Forward, &x.fwd
 	*h = x.req
-	if f.HostRewrite != "" {
-		h.Host = f.HostRewrite
-	}
+	h.Host = x.upstreamHost(f)
 	h.Path = x.requestTarget()
 	if x.chain.outbound {
 		h.Fields.Add("x-envoy-attempt-count", itoa(x.attempt))
+		if x.timeouts.expected() {
+			x.stampTimeouts(&h.Fields)
+		}
 		if x.up.First() && x.up.Secure() {
 			h.Fields.Add(peerHeader, x.rt.metadata)
 		}
@@ -134,10 +135,11 @@ type pump struct {
 	received   int64
 	downstream atomic.Bool // the caller failed, not the upstream
 	err        error
+	copies     []*mirror // to be fed too
 }
 
 func (x *exchange) startPump() {
-	p := &pump{done: make(chan struct{})}
+	p := &pump{done: make(chan struct{}), copies: x.copies}
 	x.pump = p
 	go p.run(x.c, x.up)
 }
@@ -161,6 +163,9 @@ func (p *pump) run(c caller, up upstream.Carrier) {
 			p.downstream.Store(true)
 			up.Interrupt()
 			return
+		}
+		for _, m := range p.copies {
+			m.feed(b, done, c.Trailers())
 		}
 		up.SetWriteBy(time.Now().Add(streamIdle))
 		if p.err = p.pass(c, up, b, done); p.err != nil || done {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/telemetry"
@@ -12,14 +13,19 @@ type proxyStats struct {
 	connections, connectionsShed, refused telemetry.Counter
 	handshakeErrors, protocolErrors       telemetry.Counter
 	acceptErrors, requests                telemetry.Counter
+	aborts, delays                        telemetry.Counter // faults
+	originValid, originInvalid            telemetry.Counter // CORS
+	faultsActive                          atomic.Int64
 }
 
 // Collect implements telemetry.Collector.
 func (p *Proxy) Collect(e *telemetry.Exposition) {
 	p.metrics.Collect(e)
 	p.upstream.Collect(e)
+	p.routeCounters.collect(e)
 	s := &p.stats
 	e.Add("gauge", "envoy_listener_downstream_cx_active", float64(p.conns.count()))
+	e.Add("gauge", "envoy_http_fault_active_faults", float64(s.faultsActive.Load()))
 	for name, c := range map[string]*telemetry.Counter{
 		"envoy_listener_downstream_cx_total":    &s.connections,
 		"envoy_listener_downstream_cx_overflow": &s.connectionsShed,
@@ -28,6 +34,13 @@ func (p *Proxy) Collect(e *telemetry.Exposition) {
 		"envoy_http_downstream_cx_protocol_err": &s.protocolErrors,
 		"envoy_http_downstream_rq_total":        &s.requests,
 		"tulle_listener_accept_errors_total":    &s.acceptErrors,
+		"envoy_http_fault_aborts_injected":      &s.aborts,
+		"envoy_http_fault_delays_injected":      &s.delays,
+		"envoy_http_cors_origin_valid":          &s.originValid,
+		"envoy_http_cors_origin_invalid":        &s.originInvalid,
+		"tulle_mirror_requests_total":           &p.mirrors.total,
+		"tulle_mirror_requests_dropped_total":   &p.mirrors.dropped,
+		"tulle_mirror_requests_failed_total":    &p.mirrors.failed,
 	} {
 		e.Add("counter", name, float64(c.Value()))
 	}

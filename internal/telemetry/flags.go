@@ -25,6 +25,8 @@ const (
 	StreamIdleTimeout                         // SI
 	DurationTimeout                           // DT
 	OverloadShed                              // OM
+	DelayInjected                             // DI: a delay fault
+	FaultInjected                             // FI: an abort fault
 )
 
 // names in the order Envoy prints them.
@@ -34,7 +36,7 @@ var names = []struct {
 }{
 	{NoHealthyUpstream, "UH"}, {UpstreamRequestTimeout, "UT"}, {LocalReset, "LR"}, {UpstreamRemoteReset, "UR"},
 	{UpstreamConnectFailure, "UF"}, {UpstreamConnTermination, "UC"}, {UpstreamOverflow, "UO"}, {NoRoute, "NR"},
-	{ExternalDenied, "UAEX"}, {DownstreamTermination, "DC"}, {UpstreamRetryLimit, "URX"}, {StreamIdleTimeout, "SI"},
+	{DelayInjected, "DI"}, {FaultInjected, "FI"}, {ExternalDenied, "UAEX"}, {DownstreamTermination, "DC"}, {UpstreamRetryLimit, "URX"}, {StreamIdleTimeout, "SI"},
 	{DownstreamProtocolError, "DPE"}, {DurationTimeout, "DT"}, {UpstreamProtocolError, "UPE"}, {NoCluster, "NC"},
 	{OverloadShed, "OM"},
 }

@@ -14,6 +14,18 @@ const (
 	HTTP2  = "HTTP/2"
 )
 
+// MaxTries is how many tries a Record keeps; later ones are counted only.
+const MaxTries = 16
+
+// Try is one attempt of a request: a response's Status, or Flags that say why
+// there was none.
+type Try struct {
+	Host     string
+	Status   int
+	Flags    Flags
+	Duration time.Duration
+}
+
 // Record is what is known of one request (or, with Method empty, one TCP
 // connection) when it ends. Strings may alias buffers of the connection: the
 // record is consumed before they are reused, and nothing in it is kept.
@@ -38,6 +50,9 @@ type Record struct {
 	UpstreamTime             time.Duration
 	HasUpstreamTime          bool
 	Attempts                 int
+	// Tries are the tries of a request that was retried, in order, the last
+	// included; at most MaxTries. Empty when the first one decided.
+	Tries []Try
 
 	Route, Cluster, UpstreamHost      string
 	UpstreamLocal                     string

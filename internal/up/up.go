@@ -28,8 +28,11 @@ type Options struct {
 	Address string              // host address to listen on, default 127.0.0.1
 	Ports   map[string]int      // by name (see Ports), moved from their defaults; 0 turns one off
 	Verbose bool                // the control plane's log on standard error too
-	Out     io.Writer
-	Err     io.Writer
+	// CompatibilityVersion is the Istio whose defaults are meant ("latest",
+	// "1.20"); "" leaves it to Local objects.
+	CompatibilityVersion string
+	Out                  io.Writer
+	Err                  io.Writer
 }
 
 // spec is what the inner process is told.
@@ -45,6 +48,8 @@ type spec struct {
 	Tokens      []token
 	Try         []resource.LocalTry
 	Verbose     bool
+
+	CompatibilityVersion string
 }
 
 // Run brings the mesh up and returns when it has ended, with the exit code; the
@@ -68,7 +73,7 @@ func Run(ctx context.Context, o Options) (int, error) {
 		}
 		return 1, fmt.Errorf("no Deployment, StatefulSet or Job in %s: nothing to run", strings.Join(o.Paths, " "))
 	}
-	s := &spec{Paths: o.Paths, Run: o.Run, Dir: dir, BuildDir: filepath.Join(dir, "build"), Started: started, TrustDomain: set.Mesh.GetTrustDomain(), Verbose: o.Verbose}
+	s := &spec{Paths: o.Paths, Run: o.Run, Dir: dir, BuildDir: filepath.Join(dir, "build"), Started: started, TrustDomain: set.Mesh.GetTrustDomain(), Verbose: o.Verbose, CompatibilityVersion: o.CompatibilityVersion}
 	if s.TrustDomain == "" {
 		s.TrustDomain = "cluster.local"
 	}

@@ -115,7 +115,7 @@ func encodeHTTP(c *ir.FilterChain) *hcm.HttpConnectionManager {
 	for _, u := range h.Upgrades {
 		out.UpgradeConfigs = append(out.UpgradeConfigs, &hcm.HttpConnectionManager_UpgradeConfig{UpgradeType: u})
 	}
-	for _, f := range httpFilters(c.Filters) {
+	for _, f := range append(httpFilters(c.Filters), routeFilters()...) {
 		out.HttpFilters = append(out.HttpFilters, &hcm.HttpFilter{Name: f.name, ConfigType: &hcm.HttpFilter_TypedConfig{TypedConfig: pack(f.config)}})
 	}
 	out.HttpFilters = append(out.HttpFilters, &hcm.HttpFilter{Name: "envoy.filters.http.router", ConfigType: &hcm.HttpFilter_TypedConfig{TypedConfig: pack(&routerpb.Router{})}})

@@ -6,6 +6,7 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushosts "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	priorities "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -47,7 +48,7 @@ func decodeRoutes(body *anypb.Any) (*ir.RouteTable, error) {
 }
 
 func encodeRoute(r *ir.Route) *routepb.Route {
-	out := &routepb.Route{Name: r.Name, Match: encodeMatch(&r.Match)}
+	out := &routepb.Route{Name: r.Name, Match: encodeMatch(&r.Match), StatPrefix: r.StatPrefix, TypedPerFilterConfig: perFilter(r)}
 	out.RequestHeadersToAdd, out.RequestHeadersToRemove = encodeOps(r.Request)
 	out.ResponseHeadersToAdd, out.ResponseHeadersToRemove = encodeOps(r.Response)
 	switch {
@@ -55,12 +56,14 @@ func encodeRoute(r *ir.Route) *routepb.Route {
 		out.Action = &routepb.Route_Redirect{Redirect: encodeRedirect(r.Redirect)}
 	case r.Direct != nil:
 		d := &routepb.DirectResponseAction{Status: uint32(r.Direct.Status)}
-		if r.Direct.Body != "" {
+		if r.Direct.Bytes != nil {
+			d.Body = &core.DataSource{Specifier: &core.DataSource_InlineBytes{InlineBytes: r.Direct.Bytes}}
+		} else if r.Direct.Body != "" {
 			d.Body = &core.DataSource{Specifier: &core.DataSource_InlineString{InlineString: r.Direct.Body}}
 		}
 		out.Action = &routepb.Route_DirectResponse{DirectResponse: d}
 	case r.Forward != nil:
-		out.Action = &routepb.Route_Route{Route: encodeForward(r.Forward, &r.Match)}
+		out.Action = &routepb.Route_Route{Route: encodeForward(r.Forward)}
 	}
 	return out
 }
@@ -101,10 +104,17 @@ func encodeMatch(m *ir.RouteMatch) *routepb.RouteMatch {
 	return out
 }
 
-func encodeForward(f *ir.Forward, m *ir.RouteMatch) *routepb.RouteAction {
-	out := &routepb.RouteAction{Timeout: durationpb.New(f.Timeout.D()), RetryPolicy: encodeRetry(f.Retry),
-		MaxGrpcTimeout: durationpb.New(f.Timeout.D())} // the timeout caps grpc-timeout; 0 lets it through (VS52)
-	if len(f.Clusters) == 1 && f.Clusters[0].Request.IsZero() && f.Clusters[0].Response.IsZero() {
+func encodeForward(f *ir.Forward) *routepb.RouteAction {
+	out := &routepb.RouteAction{Timeout: durationpb.New(f.Timeout.D()), RetryPolicy: encodeRetry(f.Retry)}
+	// Istio sets this field, deprecated as it is: it makes Envoy look at
+	// grpc-timeout, bounded by the route's timeout.
+	out.MaxGrpcTimeout = durationpb.New(f.Timeout.D()) //nolint:staticcheck // see above
+	out.AppendXForwardedHost = f.AppendForwardedHost
+	for _, m := range f.Mirrors {
+		out.RequestMirrorPolicies = append(out.RequestMirrorPolicies, &routepb.RouteAction_RequestMirrorPolicy{
+			Cluster: m.Cluster, TraceSampled: wrapperspb.Bool(false), DisableShadowHostSuffixAppend: !m.ShadowHost, RuntimeFraction: &core.RuntimeFractionalPercent{DefaultValue: fraction(m.Share)}})
+	}
+	if len(f.Clusters) == 1 && f.Clusters[0].Request.IsZero() && f.Clusters[0].Response.IsZero() && f.Clusters[0].HostRewrite == "" {
 		out.ClusterSpecifier = &routepb.RouteAction_Cluster{Cluster: f.Clusters[0].Name}
 	} else {
 		w := &routepb.WeightedCluster{}
@@ -116,6 +126,9 @@ func encodeForward(f *ir.Forward, m *ir.RouteMatch) *routepb.RouteAction {
 			cw := &routepb.WeightedCluster_ClusterWeight{Name: c.Name, Weight: u32(weight)}
 			cw.RequestHeadersToAdd, cw.RequestHeadersToRemove = encodeOps(c.Request)
 			cw.ResponseHeadersToAdd, cw.ResponseHeadersToRemove = encodeOps(c.Response)
+			if c.HostRewrite != "" {
+				cw.HostRewriteSpecifier = &routepb.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: c.HostRewrite}
+			}
 			w.Clusters = append(w.Clusters, cw)
 		}
 		out.ClusterSpecifier = &routepb.RouteAction_WeightedClusters{WeightedClusters: w}
@@ -126,8 +139,6 @@ func encodeForward(f *ir.Forward, m *ir.RouteMatch) *routepb.RouteAction {
 	switch {
 	case f.RegexRewrite != nil:
 		out.RegexRewrite = &matcher.RegexMatchAndSubstitute{Pattern: regex(f.RegexRewrite.Match), Substitution: f.RegexRewrite.Substitution}
-	case f.PrefixRewrite != "" && (m.Path == nil || m.Path.Kind != ir.Prefix):
-		out.RegexRewrite = &matcher.RegexMatchAndSubstitute{Pattern: regex("^.*$"), Substitution: strings.ReplaceAll(f.PrefixRewrite, `\`, `\\`)}
 	case f.PrefixRewrite != "":
 		out.PrefixRewrite = f.PrefixRewrite
 	}
@@ -146,9 +157,12 @@ func encodeRetry(r *ir.RetryPolicy) *routepb.RetryPolicy {
 		out.RetryBackOff = &routepb.RetryPolicy_RetryBackOff{BaseInterval: duration(r.Backoff), MaxInterval: duration(r.MaxBackoff)}
 	}
 	if r.PreviousHosts {
-		out.RetryHostPredicate = []*routepb.RetryPolicy_RetryHostPredicate{{Name: "envoy.retry_host_predicates.previous_hosts",
-			ConfigType: &routepb.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: pack(&previoushosts.PreviousHostsPredicate{})}}}
-		out.HostSelectionRetryMaxAttempts = int64(r.HostAttempts)
+		out.RetryHostPredicate = []*routepb.RetryPolicy_RetryHostPredicate{{Name: "envoy.retry_host_predicates.previous_hosts", ConfigType: &routepb.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: pack(&previoushosts.PreviousHostsPredicate{})}}}
+	}
+	out.HostSelectionRetryMaxAttempts = int64(r.HostAttempts)
+	if r.PreviousPriorities {
+		out.RetryPriority = &routepb.RetryPolicy_RetryPriority{Name: "envoy.retry_priorities.previous_priorities", ConfigType: &routepb.RetryPolicy_RetryPriority_TypedConfig{
+			TypedConfig: pack(&priorities.PreviousPrioritiesConfig{UpdateFrequency: 2})}}
 	}
 	return out
 }

@@ -1,0 +1,314 @@
+package proxy
+
+import (
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/header"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+	"github.com/tulle-mesh/tulle/internal/upstream"
+)
+
+const (
+	maxMirrors    = 1024             // copies in flight; further ones are dropped
+	mirrorWindow  = 256 << 10        // of one copy's body that waits for its upstream
+	mirrorMemory  = 16 << 20         // the same, of all copies
+	mirrorConnect = 10 * time.Second // to get a connection
+)
+
+// mirrors owns the copies of requests on their way to mirror clusters. A copy
+// never delays or fails the request it was made of: what its upstream does not
+// take in time is dropped and counted.
+type mirrors struct {
+	mu     sync.Mutex
+	active map[*mirror]struct{} // guarded by mu
+	closed bool                 // guarded by mu
+
+	running sync.WaitGroup
+	waiting atomic.Int64 // bytes of bodies
+
+	total, dropped, failed telemetry.Counter
+}
+
+// mirror is one copy. The exchange feeds it, its own goroutine sends it.
+type mirror struct {
+	set     *mirrors
+	cluster *upstream.Cluster
+	head    header.Head
+	intro   string
+	limit   time.Duration // for the response's head; 0: none
+
+	mu       sync.Mutex
+	pending  []byte           // guarded by mu
+	trailers []header.Field   // guarded by mu
+	done     bool             // guarded by mu: the body is all here
+	broken   bool             // guarded by mu: the copy is given up
+	up       upstream.Carrier // guarded by mu, for Interrupt
+	news     chan struct{}    // something above has changed
+}
+
+// mirror starts the copies that the route asks for. The request has its final
+// form; the body that is here already goes along.
+func (x *exchange) mirror(f *ir.Forward) {
+	if x.req.Upgrade != "" {
+		return // a copy of a tunnel would answer nobody
+	}
+	for i := range f.Mirrors {
+		m := &f.Mirrors[i]
+		cluster := x.rt.clusters[m.Cluster]
+		if cluster == nil || !drawn(m.Share) {
+			continue
+		}
+		c := &mirror{set: &x.d.p.mirrors, cluster: cluster, head: x.copyHead(f, m.ShadowHost), intro: x.rt.metadata, limit: f.Timeout.D(), news: make(chan struct{}, 1)}
+		if c.set.start(c) {
+			x.copies = append(x.copies, c)
+			c.feed(x.body, x.bodyDone, x.c.Trailers())
+		}
+	}
+}
+
+// copyHead is the request's head in memory of its own.
+func (x *exchange) copyHead(f *ir.Forward, shadow bool) header.Head {
+	h := x.req
+	h.Method = strings.Clone(h.Method)
+	if h.Host = strings.Clone(x.upstreamHost(f)); shadow {
+		h.Host = shadowHost(h.Host)
+	}
+	h.Path = strings.Clone(x.requestTarget())
+	h.Target, h.Scheme, h.Connection, h.Upgrade = "", strings.Clone(x.scheme), "", ""
+	h.Fields = header.Map{Fields: cloneFields(x.req.Fields.Fields)}
+	return h
+}
+
+func cloneFields(in []header.Field) []header.Field {
+	out := make([]header.Field, len(in))
+	for i, f := range in {
+		out[i] = header.Field{Name: strings.Clone(f.Name), Value: strings.Clone(f.Value)}
+	}
+	return out
+}
+
+// shadowHost marks a copy for whom it reaches, as Envoy does: "-shadow" behind
+// the name, in front of the port.
+func shadowHost(host string) string {
+	bare := route.StripPort(host)
+	return bare + "-shadow" + host[len(bare):]
+}
+
+// endMirrors gives up the copies whose body will not come.
+func (x *exchange) endMirrors() {
+	for i, c := range x.copies {
+		c.mu.Lock()
+		done := c.done
+		c.mu.Unlock()
+		if !done {
+			c.abort()
+		}
+		x.copies[i] = nil
+	}
+	x.copies = x.copies[:0]
+}
+
+func (s *mirrors) start(c *mirror) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.active) >= maxMirrors {
+		s.dropped.Add(1)
+		return false
+	}
+	if s.active == nil {
+		s.active = map[*mirror]struct{}{}
+	}
+	s.active[c] = struct{}{}
+	s.total.Add(1)
+	s.running.Go(c.run)
+	return true
+}
+
+func (s *mirrors) finish(c *mirror, ok bool) {
+	c.abort()
+	if !ok {
+		s.failed.Add(1)
+	}
+	s.mu.Lock()
+	delete(s.active, c)
+	s.mu.Unlock()
+}
+
+// close gives up all copies and takes no more.
+func (s *mirrors) close() {
+	s.mu.Lock()
+	s.closed = true
+	all := make([]*mirror, 0, len(s.active))
+	for c := range s.active {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		c.abort()
+	}
+}
+
+// feed hands the copy the next piece of the body; b is copied. It never waits.
+func (c *mirror) feed(b []byte, done bool, trailers []header.Field) {
+	c.mu.Lock()
+	switch {
+	case c.broken:
+	case len(c.pending)+len(b) > mirrorWindow || c.set.waiting.Add(int64(len(b))) > mirrorMemory:
+		if len(c.pending)+len(b) <= mirrorWindow {
+			c.set.waiting.Add(-int64(len(b)))
+		}
+		c.set.dropped.Add(1)
+		c.breakLocked()
+	default:
+		c.pending = append(c.pending, b...)
+		if done {
+			c.done, c.trailers = true, cloneFields(trailers)
+		}
+	}
+	c.mu.Unlock()
+	c.tell()
+}
+
+// abort gives the copy up wherever it is.
+func (c *mirror) abort() {
+	c.mu.Lock()
+	c.breakLocked()
+	c.mu.Unlock()
+	c.tell()
+}
+
+func (c *mirror) breakLocked() {
+	c.broken = true
+	c.set.waiting.Add(-int64(len(c.pending)))
+	c.pending = nil
+	if c.up != nil {
+		c.up.Interrupt()
+	}
+}
+
+func (c *mirror) tell() {
+	select {
+	case c.news <- struct{}{}:
+	default:
+	}
+}
+
+// take returns what has gathered of the body, waiting for some.
+func (c *mirror) take() (b []byte, done bool, trailers []header.Field, ok bool) {
+	for {
+		c.mu.Lock()
+		b, done, trailers, ok = c.pending, c.done, c.trailers, !c.broken
+		c.pending = nil
+		c.set.waiting.Add(-int64(len(b)))
+		c.mu.Unlock()
+		if len(b) > 0 || done || !ok {
+			return b, done, trailers, ok
+		}
+		<-c.news
+	}
+}
+
+// attach names the carrier that abort interrupts; false: it is too late.
+func (c *mirror) attach(up upstream.Carrier) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.up = up
+	return !c.broken
+}
+
+func (c *mirror) run() {
+	ok := false
+	defer func() { c.set.finish(c, ok) }()
+	if !c.cluster.BeginRequest() {
+		return
+	}
+	defer c.cluster.EndRequest()
+	host := c.cluster.Pick(netip.AddrPort{}, nil, 0)
+	if host == nil {
+		return
+	}
+	host.Begin()
+	defer host.End()
+	up, err := c.cluster.Acquire(host, time.Now().Add(mirrorConnect), false, true)
+	if err != nil {
+		c.cluster.Report(host, upstream.Outcome{Local: true})
+		return
+	}
+	status := 0
+	if c.attach(up) {
+		status = c.exchange(up)
+	}
+	c.attach(nil)
+	if status == 0 || !up.Complete() {
+		up.Close()
+		return
+	}
+	ok = true
+	c.cluster.Report(host, upstream.Outcome{Status: status})
+	up.Release(time.Now())
+}
+
+// exchange sends the copy and reads its response over; 0: it failed.
+func (c *mirror) exchange(up upstream.Carrier) int {
+	if up.First() && up.Secure() && c.intro != "" {
+		c.head.Fields.Add(peerHeader, c.intro)
+	}
+	if !c.send(up) {
+		return 0
+	}
+	var res header.Head
+	limit := streamIdle
+	if c.limit > 0 {
+		limit = min(limit, c.limit)
+	}
+	up.SetReadBy(time.Now().Add(limit), 0)
+	for res.Status < 200 {
+		if up.ReadHead(&res) != nil {
+			return 0
+		}
+	}
+	for !up.Complete() {
+		if !up.ReadyNow() {
+			up.SetReadBy(time.Now().Add(streamIdle), deadlineSlack)
+		}
+		if _, _, err := up.Next(); err != nil {
+			return 0
+		}
+	}
+	if !res.KeepAlive {
+		return 0 // the answer is whole, but its connection is of no more use
+	}
+	return res.Status
+}
+
+func (c *mirror) send(up upstream.Carrier) bool {
+	for first := true; ; first = false {
+		b, done, trailers, ok := c.take()
+		if !ok {
+			return false
+		}
+		last := done && len(trailers) == 0
+		up.SetWriteBy(time.Now().Add(streamIdle))
+		if first && up.WriteHead(&c.head, last && len(b) == 0) != nil {
+			return false
+		}
+		if len(b) > 0 && up.WriteData(b, last) != nil || len(b) == 0 && last && !first && up.WriteData(nil, true) != nil {
+			return false
+		}
+		if len(trailers) > 0 && up.WriteTrailers(trailers) != nil {
+			return false
+		}
+		if up.Flush() != nil {
+			return false
+		}
+		if done {
+			return true
+		}
+	}
+}
