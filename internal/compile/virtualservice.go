@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -82,28 +83,43 @@ func boundTo(gateways []string, want, namespace string) bool {
 	return false
 }
 
-// extraHosts are virtual hosts for hosts of VirtualServices that are no
-// services.
+// hostOn reports whether host, exact or wildcard, covers a service with an HTTP
+// port of that number which the proxy may see.
+func (b *builder) hostOn(host string, port uint16) bool {
+	for _, s := range b.services {
+		if p := s.port(port); p != nil && p.protocol == protoHTTP && hostMatches(host, s.host) && s.exportedTo(b.node.Namespace) {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *builder) servedOn(vs *resource.VirtualService, port uint16) bool {
+	return slices.ContainsFunc(vs.Spec.Hosts, func(h string) bool { return b.hostOn(fqdn(h, vs.Namespace), port) })
+}
+
+// extraHosts are virtual hosts for hosts of VirtualServices that are no HTTP
+// services on this port. As in Istio they hold on port 80, and on the ports of
+// the services that the same VirtualService is for.
 func (b *builder) extraHosts(port uint16) []*ir.VirtualHost {
 	var out []*ir.VirtualHost
 	for _, vs := range b.set.VirtualServices {
 		if len(vs.Spec.Http) == 0 || !boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) || !b.virtualServiceVisible(vs, b.node.Namespace) {
 			continue
 		}
+		if port != 80 && !b.servedOn(vs, port) {
+			continue
+		}
 		for _, h := range vs.Spec.Hosts {
 			host := fqdn(h, vs.Namespace)
-			if b.byHost[host] != nil || host == "*" {
+			if host == "*" || b.hostOn(host, port) {
 				continue
 			}
 			routes, applied := b.httpRoutes(vs, port, "mesh")
 			if !applied {
 				continue
 			}
-			domains := []string{host}
-			if h != host {
-				domains = append(domains, h)
-			}
-			out = append(out, &ir.VirtualHost{Name: host + ":" + itoa(int(port)), Domains: domains, Routes: routes, Origin: vs.Origin()})
+			out = append(out, &ir.VirtualHost{Name: host + ":" + itoa(int(port)), Domains: []string{host}, Routes: routes, Origin: vs.Origin()})
 		}
 	}
 	return out

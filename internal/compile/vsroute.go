@@ -124,9 +124,9 @@ func (b *builder) destination(vs *resource.VirtualService, d *networking.Destina
 	host := fqdn(d.GetHost(), vs.Namespace)
 	s := b.byHost[host]
 	number := uint16(d.GetPort().GetNumber())
-	if s != nil && number == 0 {
+	if number == 0 {
 		number = port
-		if len(s.ports) == 1 {
+		if s != nil && len(s.ports) == 1 {
 			number = s.ports[0].number
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httppb "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherpb "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typepb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -206,6 +207,16 @@ func normalized(m proto.Message) proto.Message {
 		if len(c.RetryHostPredicate) == 0 {
 			c.HostSelectionRetryMaxAttempts = 0 // nothing rejects a host
 		}
+		return c
+	case *typepb.FractionalPercent:
+		c := proto.Clone(m).(*typepb.FractionalPercent)
+		switch c.Denominator {
+		case typepb.FractionalPercent_HUNDRED:
+			c.Numerator *= 10_000
+		case typepb.FractionalPercent_TEN_THOUSAND:
+			c.Numerator *= 100
+		}
+		c.Denominator = typepb.FractionalPercent_MILLION
 		return c
 	case *corepb.DataSource:
 		if b := m.GetInlineBytes(); b != nil {
