@@ -51,7 +51,7 @@ func (x *Index) indexServices() {
 			svc.vip = addr
 		}
 		for i, p := range spec.Ports {
-			if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP {
+			if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP || protocolWord(p) == "udp" {
 				continue // UDP is not redirected, as in Istio
 			}
 			sp := servicePort{number: uint16(p.Port), name: p.Name, target: p.TargetPort}
@@ -73,19 +73,24 @@ func (x *Index) indexServices() {
 	}
 }
 
+// protocolWord is what a port says of its protocol: appProtocol, or the first
+// word of its name.
+func protocolWord(p corev1.ServicePort) string {
+	name := strings.ToLower(p.Name)
+	if p.AppProtocol != nil {
+		return strings.TrimPrefix(strings.ToLower(*p.AppProtocol), "kubernetes.io/")
+	}
+	if strings.HasPrefix(name, "grpc-web") {
+		return "grpc-web"
+	}
+	word, _, _ := strings.Cut(name, "-")
+	return word
+}
+
 // protocolOf follows Istio's protocol selection: appProtocol, then the port
 // name's first word; anything else is found out by sniffing.
 func (x *Index) protocolOf(s *resource.Service, i int, p corev1.ServicePort) protocol {
-	word := ""
-	if p.AppProtocol != nil {
-		word = strings.TrimPrefix(strings.ToLower(*p.AppProtocol), "kubernetes.io/")
-	} else {
-		word, _, _ = strings.Cut(strings.ToLower(p.Name), "-")
-		if strings.HasPrefix(strings.ToLower(p.Name), "grpc-web") {
-			word = "grpc-web"
-		}
-	}
-	switch word {
+	switch protocolWord(p) {
 	case "http", "ws":
 		return protoHTTP
 	case "http2", "h2c", "grpc", "grpc-web":

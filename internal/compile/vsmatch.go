@@ -113,11 +113,9 @@ func compileMatch(m *networking.HTTPMatchRequest) ir.RouteMatch {
 	header(":scheme", m.Scheme)
 	header(":authority", m.Authority)
 	for _, name := range sortedKeys(m.Headers) {
-		switch name {
-		case "uri", "scheme", "method", "authority": // ignored by Istio (VS25)
-		default:
-			out.Headers = append(out.Headers, ir.HeaderMatch{Name: strings.ToLower(name), Value: stringMatch(m.Headers[name])})
-		}
+		// Keys such as "uri" are headers of that name: Istio's reference says that
+		// they are ignored, Istio itself matches them.
+		out.Headers = append(out.Headers, ir.HeaderMatch{Name: strings.ToLower(name), Value: stringMatch(m.Headers[name])})
 	}
 	for _, name := range sortedKeys(m.WithoutHeaders) {
 		v := stringMatch(m.WithoutHeaders[name])

@@ -11,6 +11,8 @@ import (
 	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacpb "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	corsfilter "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	faultpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	hcmpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httppb "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
@@ -195,7 +197,13 @@ func normalized(m proto.Message) proto.Message {
 	case *clusterpb.OutlierDetection:
 		return outlierDefaults(m)
 	case *routepb.Route:
-		return hoisted(m)
+		return withoutIdleFault(hoisted(m))
+	case *corsfilter.CorsPolicy:
+		c := proto.Clone(m).(*corsfilter.CorsPolicy)
+		if !c.AllowCredentials.GetValue() {
+			c.AllowCredentials = nil
+		}
+		return c
 	case *routepb.RouteMatch:
 		c := proto.Clone(m).(*routepb.RouteMatch)
 		if c.CaseSensitive.GetValue() || c.GetSafeRegex() != nil { // the default, and what regular expressions ignore
@@ -237,7 +245,7 @@ func normalized(m proto.Message) proto.Message {
 }
 
 // hoisted writes a single weighted cluster as the plain cluster it amounts to.
-func hoisted(m *routepb.Route) proto.Message {
+func hoisted(m *routepb.Route) *routepb.Route {
 	list := m.GetRoute().GetWeightedClusters().GetClusters()
 	if len(list) != 1 {
 		return m
@@ -252,6 +260,27 @@ func hoisted(m *routepb.Route) proto.Message {
 	if h := w.GetHostRewriteLiteral(); h != "" {
 		c.GetRoute().HostRewriteSpecifier = &routepb.RouteAction_HostRewriteLiteral{HostRewriteLiteral: h}
 	}
+	return c
+}
+
+// withoutIdleFault drops faults that hit nobody.
+func withoutIdleFault(m *routepb.Route) proto.Message {
+	const filter = "envoy.filters.http.fault"
+	f := &faultpb.HTTPFault{}
+	if v := m.TypedPerFilterConfig[filter]; v == nil || v.UnmarshalTo(f) != nil {
+		return m
+	}
+	if f.GetDelay().GetPercentage().GetNumerator() == 0 {
+		f.Delay = nil
+	}
+	if f.GetAbort().GetPercentage().GetNumerator() == 0 {
+		f.Abort = nil
+	}
+	if f.Delay != nil || f.Abort != nil {
+		return m
+	}
+	c := proto.Clone(m).(*routepb.Route)
+	delete(c.TypedPerFilterConfig, filter)
 	return c
 }
 
