@@ -135,12 +135,13 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	}
 	b.clusters[name] = true
 	c := &ir.Cluster{
-		Name: name, Type: ir.EDS, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(),
+		Name: name, Type: s.clusterOf, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(),
 		ConnectTimeout: b.connectTimeout(),
-		Service:        ir.ServiceRef{Host: s.host, Name: s.Name, Namespace: s.Namespace, Port: port.number, Subset: subsetName},
+		Service:        ir.ServiceRef{Host: s.host, Name: s.shortName(), Namespace: s.Namespace, Port: port.number, Subset: subsetName},
 		Origin:         s.Origin(),
 	}
-	if s.headless {
+	c.HTTP.Protocol = port.protocol.upstreamProtocol()
+	if s.headless || c.Type == ir.OriginalDst {
 		c.Type, c.LB = ir.OriginalDst, ir.ClusterProvided
 	}
 	r := b.ruleFor(s, b.node.Namespace)
@@ -161,8 +162,11 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	}
 	b.applyTLS(c, s, port, subsetName, p)
 	b.out.Clusters = append(b.out.Clusters, c)
-	if c.Type == ir.EDS {
+	switch c.Type {
+	case ir.EDS:
 		b.out.Endpoints = append(b.out.Endpoints, b.endpoints(name, s, port, labels))
+	case ir.StrictDNS, ir.LogicalDNS:
+		c.Endpoints = b.endpoints(name, s, port, labels)
 	}
 	return name
 }
@@ -172,10 +176,11 @@ func (b *builder) endpoints(cluster string, s *service, port *servicePort, label
 	set := &ir.EndpointSet{Cluster: cluster}
 	for _, w := range s.instances {
 		number := port.portOn(w)
-		if number == 0 || !w.Address.IsValid() || !subset(labels, w.Labels) {
+		address := endpointAddress(w, number)
+		if address == "" || !subset(labels, w.Labels) {
 			continue
 		}
-		e := ir.Endpoint{Address: joinHostPort(w.Address.String(), number), TLS: w.Sidecar && b.acceptsTLS(w, number), Locality: w.Locality, Workload: b.workloadRef(w)}
+		e := ir.Endpoint{Address: address, Weight: w.Weight, TLS: w.Sidecar && b.acceptsTLS(w, number), Locality: w.Locality, Workload: b.workloadRef(w)}
 		if !w.Ready {
 			e.Health = ir.Unhealthy
 		}
@@ -216,6 +221,9 @@ func applyPool(c *ir.Cluster, p *networking.ConnectionPoolSettings) {
 		limit(&c.HTTP.MaxRequestsPerConn, h.MaxRequestsPerConnection)
 		limit(&c.HTTP.MaxConcurrentStreams, h.MaxConcurrentStreams)
 		c.HTTP.IdleTimeout = dur(h.IdleTimeout, c.HTTP.IdleTimeout)
+		if h.UseClientProtocol {
+			c.HTTP.Protocol = ir.DownstreamProtocol
+		}
 	}
 }
 
@@ -266,14 +274,11 @@ func applyLB(c *ir.Cluster, lb *networking.LoadBalancerSettings) {
 func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetName string, p policy) {
 	mutual := &ir.UpstreamTLS{
 		Mode: "ISTIO_MUTUAL", Secret: ir.SecretWorkload, ValidationSecret: ir.SecretRootCA, SANs: b.sans(s),
-		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: []string{"istio"},
-	}
-	if port.protocol == protoHTTP {
-		mutual.ALPN = []string{"istio-http/1.1", "istio"}
+		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: port.protocol.meshALPN(),
 	}
 	if p.tls == nil {
 		mode, from := b.clientMode(s)
-		if !b.mesh.GetEnableAutoMtls().GetValue() || mode == modeDisable {
+		if !b.mesh.GetEnableAutoMtls().GetValue() || mode == modeDisable || s.external {
 			return
 		}
 		mutual.Origin = from

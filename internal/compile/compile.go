@@ -32,9 +32,12 @@ var inboundSource = netip.MustParseAddr("127.0.0.6")
 type Index struct {
 	set      *resource.Set
 	mesh     *meshv1.MeshConfig
-	services []*service
+	services []*service // Kubernetes services, then the hosts of ServiceEntries; each oldest first
 	byHost   map[string]*service
-	rules    map[*resource.VirtualService][]*httpRule // with delegates merged in
+	// workloads are the set's, and those that WorkloadEntries stand for.
+	workloads     []*resource.Workload
+	externalNames []*service
+	rules         map[*resource.VirtualService][]*httpRule // with delegates merged in
 
 	mu       sync.Mutex // guards problems and reported
 	problems []resource.Problem
@@ -105,7 +108,8 @@ func (x *Index) Snapshot(node ir.Node) *ir.Snapshot {
 	if node.TrustDomain == "" {
 		node.TrustDomain = x.TrustDomain()
 	}
-	b := &builder{Index: x, node: node, out: &ir.Snapshot{Node: node}, clusters: map[string]bool{}}
+	b := &builder{Index: x, node: node, out: &ir.Snapshot{Node: node}, clusters: map[string]bool{}, set: x.set}
+	b.scope()
 	if node.Type == ir.Router {
 		b.gateway()
 	} else {
@@ -118,9 +122,17 @@ func (x *Index) Snapshot(node ir.Node) *ir.Snapshot {
 // builder is one Snapshot being compiled.
 type builder struct {
 	*Index
-	node     ir.Node
-	out      *ir.Snapshot
-	clusters map[string]bool // by name: already in out
+	node ir.Node
+	// What the proxy sees of the Index (scope fills it in): services it may
+	// call, what hosts mean to it, the rules for them.
+	services  []*service
+	byHost    map[string]*service
+	set       *resource.Set
+	sidecar   *resource.Sidecar // nil: none
+	egress    []*egress
+	listeners listeners
+	out       *ir.Snapshot
+	clusters  map[string]bool // by name: already in out
 }
 
 // accessLog is what MeshConfig asks for; nil for none.

@@ -49,7 +49,7 @@ func (b *builder) gateway() {
 // gatewayPort is the target port behind a port of the gateway's Service; with
 // no Service, what Istio's own gateway has: 80 → 8080, 443 → 8443.
 func (b *builder) gatewayPort(number uint16) uint16 {
-	for _, s := range b.services {
+	for _, s := range b.Index.services {
 		for _, w := range s.instances {
 			if w.Name == b.node.Name && w.Namespace == b.node.Namespace {
 				if p := s.port(number); p != nil {
@@ -68,14 +68,14 @@ func (b *builder) gatewayPort(number uint16) uint16 {
 }
 
 func (b *builder) gatewayListener(port uint16, servers []*server) {
-	l := &ir.Listener{Name: "0.0.0.0_" + itoa(int(port)), Address: netip.AddrPortFrom(wildcard, port), Direction: ir.Outbound, Bind: true, Origin: servers[0].gw.At(servers[0].path())}
+	l := &ir.Listener{Name: "0.0.0.0_" + itoa(int(port)), Address: netip.AddrPortFrom(b.wildcard(), port), Direction: ir.Outbound, Bind: true, Origin: servers[0].gw.At(servers[0].path())}
 	var plain []*server
 	for _, s := range servers {
 		switch strings.ToUpper(s.Port.Protocol) {
 		case "HTTP":
 			plain = append(plain, s)
 		case "HTTPS":
-			l.InspectTLS, l.InspectTimeout = true, inspectTimeout
+			l.InspectTLS, l.InspectTimeout = true, b.inspectTimeout()
 			if c := b.httpsChain(s); c != nil {
 				l.Chains = append(l.Chains, c)
 			}

@@ -18,8 +18,8 @@ type inboundPort struct {
 // inbound compiles what a sidecar does with connections to its workload.
 func (b *builder) inbound() {
 	l := &ir.Listener{
-		Name: "virtualInbound", Address: netip.AddrPortFrom(wildcard, InboundPort), Direction: ir.Inbound, Bind: true, UseOriginalDst: true,
-		InspectTLS: true, InspectTimeout: inspectTimeout, ContinueOnInspectTimeout: true,
+		Name: "virtualInbound", Address: netip.AddrPortFrom(b.wildcard(), InboundPort), Direction: ir.Inbound, Bind: true, UseOriginalDst: true,
+		InspectTLS: true, InspectTimeout: b.inspectTimeout(), ContinueOnInspectTimeout: true,
 	}
 	for _, p := range b.inboundPorts() {
 		if p.port.protocol == protoAuto {
@@ -27,7 +27,7 @@ func (b *builder) inbound() {
 		}
 		l.Chains = append(l.Chains, b.inboundChains(p)...)
 		b.out.Clusters = append(b.out.Clusters, b.inboundCluster(p))
-		if p.port.protocol != protoTCP {
+		if !p.port.protocol.opaque() {
 			b.out.Routes = append(b.out.Routes, inboundRoutes(p))
 		}
 	}
@@ -47,7 +47,7 @@ func (b *builder) inbound() {
 func (b *builder) inboundPorts() []inboundPort {
 	var out []inboundPort
 	seen := map[uint16]bool{}
-	for _, s := range b.services {
+	for _, s := range b.Index.services {
 		for _, w := range s.instances {
 			if w.Name != b.node.Name || w.Namespace != b.node.Namespace {
 				continue
@@ -71,10 +71,6 @@ func (b *builder) inboundTLS(alpn ...string) *ir.DownstreamTLS {
 	return &ir.DownstreamTLS{Secret: ir.SecretWorkload, RequireClientCert: true, ValidationSecret: ir.SecretRootCA,
 		SANs: []ir.Match{{Kind: ir.Prefix, Value: "spiffe://" + b.node.TrustDomain + "/"}}, ALPN: alpn}
 }
-
-// istioALPN are what mesh clients offer: how PERMISSIVE tells their TLS from
-// the application's own.
-var istioALPN = []string{"istio-peer-exchange", "istio", "istio-http/1.0", "istio-http/1.1", "istio-h2"}
 
 // inboundChains are the filter chains of one port: which exist depends on its
 // mutual TLS mode.
@@ -100,23 +96,28 @@ func (b *builder) inboundChains(p inboundPort) []*ir.FilterChain {
 		}
 		out = append(out, c)
 	}
-	isHTTP := p.port.protocol == protoHTTP
-	alpn := append([]string(nil), istioALPN[:2]...)
+	isHTTP, auto := p.port.protocol.isHTTP(), p.port.protocol == protoAuto
+	served := istioALPN[:2]
 	if isHTTP {
-		alpn = []string{"istio-http/1.1", "istio-http/1.0", "istio", "istio-peer-exchange", "http/1.1"}
+		served = servedALPN
 	}
-	auto := p.port.protocol == protoAuto
 	if mode != string(modeDisable) {
 		match := ir.ChainMatch{Transport: ir.TransportTLS}
 		if mode == string(modePermissive) {
 			match.ALPN = istioALPN
 		}
-		add("_mtls", match, b.inboundTLS(alpn...), isHTTP)
+		if auto {
+			add("_mtls_http", ir.ChainMatch{Transport: ir.TransportTLS, ALPN: istioHTTPALPN}, b.inboundTLS(servedALPN...), true)
+			if match.ALPN != nil {
+				match.ALPN = istioALPN[:2]
+			}
+		}
+		add("_mtls", match, b.inboundTLS(served...), isHTTP)
 	}
 	if mode != string(modeStrict) {
 		switch {
 		case auto:
-			add("_http", ir.ChainMatch{Transport: ir.TransportRaw, ALPN: []string{"http/1.1"}}, nil, true)
+			add("_http", ir.ChainMatch{Transport: ir.TransportRaw, ALPN: plainHTTP}, nil, true)
 			add("_tcp", ir.ChainMatch{Transport: ir.TransportRaw}, nil, false)
 		default:
 			add("", ir.ChainMatch{Transport: ir.TransportRaw}, nil, isHTTP)
@@ -158,6 +159,7 @@ func (b *builder) inboundCluster(p inboundPort) *ir.Cluster {
 	c := &ir.Cluster{Name: inboundName(p.number), Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), BindSource: inboundSource,
 		ConnectTimeout: b.connectTimeout(),
 		Service:        ir.ServiceRef{Host: p.service.host, Name: p.service.Name, Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
+	c.HTTP.Protocol = p.port.protocol.upstreamProtocol()
 	if r := b.ruleFor(p.service, b.node.Namespace); r != nil {
 		pol := policy{}.overlay(r.policyFrom.Spec.TrafficPolicy, r.policyFrom, "spec.trafficPolicy", p.port.number)
 		applyPool(c, pol.pool)

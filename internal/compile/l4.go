@@ -6,21 +6,10 @@ import (
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
-
-// isTLSPort: the application's bytes are TLS, so that a connection can be
-// routed by server name.
-func isTLSPort(p corev1.ServicePort) bool {
-	word, _, _ := strings.Cut(strings.ToLower(p.Name), "-")
-	if p.AppProtocol != nil {
-		word = strings.TrimPrefix(strings.ToLower(*p.AppProtocol), "kubernetes.io/")
-	}
-	return word == "tls" || word == "https"
-}
 
 // l4Chains are the filter chains that VirtualServices give a service's TCP or
 // TLS port. Unlike http routes, those of several VirtualServices add up, in
@@ -32,7 +21,7 @@ func (b *builder) l4Chains(s *service, p *servicePort) (chains []*ir.FilterChain
 		if !boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) || !b.virtualServiceVisible(vs, b.node.Namespace) || !namesHost(vs, s.host) {
 			continue
 		}
-		if p.tls {
+		if p.protocol == protoTLS {
 			more := b.tlsRoutes(vs, "mesh", p.number, s.vip)
 			chains = append(chains, more...)
 			rest = rest && len(more) == 0 // a server name nobody routes has no chain, as in Istio

@@ -3,73 +3,121 @@ package compile
 import (
 	"net/netip"
 	"slices"
-	"time"
-
-	meshv1 "istio.io/api/mesh/v1alpha1"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
-var wildcard = netip.IPv4Unspecified()
+// wildcard is the address that stands for every address of the proxy. On a
+// host with IPv6 it is "::", which takes IPv4 too.
+func (b *builder) wildcard() netip.Addr {
+	if b.reaches(netip.IPv6Unspecified()) {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
 
-const inspectTimeout = ir.Duration(5 * time.Second)
+// reaches reports whether the proxy has an address of the same family. One
+// that says nothing of its addresses is taken for IPv4.
+func (b *builder) reaches(a netip.Addr) bool {
+	for _, ip := range b.node.IPs {
+		if own, err := netip.ParseAddr(ip); err == nil && own.Unmap().Is4() == a.Unmap().Is4() {
+			return true
+		}
+	}
+	return len(b.node.IPs) == 0 && a.Is4()
+}
 
 // outbound compiles what a sidecar does with the connections of its workload.
 func (b *builder) outbound() {
 	b.addSpecial()
 	b.out.Listeners = append(b.out.Listeners, &ir.Listener{
-		Name: "virtualOutbound", Address: netip.AddrPortFrom(wildcard, OutboundPort), Direction: ir.Outbound, Bind: true, UseOriginalDst: true,
+		Name: "virtualOutbound", Address: netip.AddrPortFrom(b.wildcard(), OutboundPort), Direction: ir.Outbound, Bind: true, UseOriginalDst: true,
 		Default: &ir.FilterChain{Name: "virtualOutbound-catchall-tcp", TCP: b.unknownTCP()},
 	})
-	httpPorts := map[uint16]bool{}
-	for _, s := range b.services {
-		if !s.exportedTo(b.node.Namespace) {
+	claimed := map[uint16]bool{}
+	for _, e := range b.egress {
+		if e.port != 0 {
+			claimed[e.port] = true
+			b.egressOn(e, e.port)
+		}
+	}
+	for _, e := range b.egress {
+		if e.port != 0 {
 			continue
 		}
-		for i := range s.ports {
-			p := &s.ports[i]
-			if p.protocol == protoTCP || p.protocol == protoAuto {
-				b.tcpListener(s, p)
+		ports := map[uint16]bool{}
+		for _, s := range e.services {
+			for i := range s.ports {
+				ports[s.ports[i].number] = true
 			}
-			if p.protocol == protoHTTP {
-				httpPorts[p.number] = true
+		}
+		for _, p := range sortedPorts(ports) {
+			if !claimed[p] { // a port of its own in the Sidecar hides it here
+				b.egressOn(e, p)
 			}
 		}
 	}
-	ports := make([]uint16, 0, len(httpPorts))
-	for p := range httpPorts {
+	b.out.Listeners = append(b.out.Listeners, b.listeners.finish(b)...)
+}
+
+func sortedPorts(set map[uint16]bool) []uint16 {
+	ports := make([]uint16, 0, len(set))
+	for p := range set {
 		ports = append(ports, p)
 	}
 	slices.Sort(ports)
-	for _, p := range ports {
-		b.out.Listeners = append(b.out.Listeners, b.httpListener(p))
-		b.out.Routes = append(b.out.Routes, b.routeTable(p))
-	}
+	return ports
 }
 
-// httpListener takes every connection to one HTTP port, whatever the address.
-// What does not speak HTTP (TLS to a host outside the mesh, say) goes where it
-// was meant to go, as connections to unknown ports do.
-func (b *builder) httpListener(port uint16) *ir.Listener {
-	name := "0.0.0.0_" + itoa(int(port))
-	return &ir.Listener{
-		Name: name, Address: netip.AddrPortFrom(wildcard, port), Direction: ir.Outbound,
-		InspectTLS: true, InspectHTTP: true, InspectTimeout: inspectTimeout, ContinueOnInspectTimeout: true,
-		Chains:  []*ir.FilterChain{{Name: name, Match: ir.ChainMatch{Transport: ir.TransportRaw, ALPN: cleartextHTTP}, HTTP: b.http(itoa(int(port)))}},
-		Default: &ir.FilterChain{Name: "PassthroughFilterChain", TCP: b.unknownTCP()},
+// egressOn compiles one port of what an egress listener lets through: a
+// listener for every address, and one on the wildcard for HTTP and for what
+// has no address.
+func (b *builder) egressOn(e *egress, port uint16) {
+	isHTTP := e.port != 0 && e.protocol.isHTTP()
+	for _, s := range e.services {
+		switch p := s.port(port); {
+		case p == nil || b.shadowed(s, port):
+		case p.protocol.isHTTP() || isHTTP:
+			isHTTP = true
+		default:
+			b.opaque(e, s, p)
+		}
 	}
+	if !isHTTP {
+		return
+	}
+	bind := netip.AddrPortFrom(b.wildcard(), port)
+	table := itoa(int(port))
+	if e.port != 0 {
+		if bind = netip.AddrPortFrom(e.bind, port); !e.bind.IsUnspecified() {
+			table = bind.String()
+		}
+	}
+	l := b.listeners.at(bind, e)
+	b.addChain(l, &ir.FilterChain{Name: l.Name, Match: ir.ChainMatch{Transport: ir.TransportRaw, ALPN: plainHTTP}, HTTP: b.http(table)}, nil)
+	b.out.Routes = append(b.out.Routes, b.routeTable(e, port, table))
 }
 
-// cleartextHTTP is what sniffing calls HTTP without TLS.
-var cleartextHTTP = []string{"http/1.1", "h2c"}
+// shadowed: of services with one host, another one has this port for the proxy.
+func (b *builder) shadowed(s *service, port uint16) bool {
+	chosen := b.byHost[s.host]
+	if chosen == s {
+		return false
+	}
+	if chosen.port(port) != nil {
+		return true
+	}
+	for _, other := range b.services { // the first of the rest
+		if other.host == s.host && other.port(port) != nil {
+			return other != s
+		}
+	}
+	return false
+}
 
 // http is the HTTP connection manager of a sidecar's chain.
 func (b *builder) http(table string) *ir.HTTP {
 	return &ir.HTTP{StatPrefix: table, RouteTable: table, AccessLog: b.accessLog(), Upgrades: []string{"websocket"}, PathNormalization: b.pathNormalization()}
-}
-
-func (b *builder) allowAny() bool {
-	return b.mesh.GetOutboundTrafficPolicy().GetMode() != meshv1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
 }
 
 // unknownTCP is what happens to connections to addresses nobody declared.
@@ -81,52 +129,15 @@ func (b *builder) unknownTCP() *ir.TCPProxy {
 	return &ir.TCPProxy{StatPrefix: name, Clusters: []ir.WeightedCluster{{Name: name}}, AccessLog: b.accessLog()}
 }
 
-// tcpListener receives connections to one service port's address. A port of
-// unknown protocol gets an HTTP chain too, chosen by what the first bytes say.
-func (b *builder) tcpListener(s *service, p *servicePort) {
-	addr := s.vip
-	if !addr.IsValid() {
-		if !s.headless {
-			return // no address yet
-		}
-		addr = wildcard
-	}
-	name := addr.String() + "_" + itoa(int(p.number))
-	for _, l := range b.out.Listeners {
-		if l.Name == name {
-			return // two headless services on one port: the oldest has it
-		}
-	}
-	l := &ir.Listener{Name: name, Address: netip.AddrPortFrom(addr, p.number), Direction: ir.Outbound, Origin: s.Origin()}
-	var rest bool
-	if l.Chains, rest = b.l4Chains(s, p); p.tls && len(l.Chains) > 0 {
-		l.InspectTLS, l.InspectTimeout, l.ContinueOnInspectTimeout = true, inspectTimeout, true
-	}
-	if rest {
-		l.Chains = append(l.Chains, &ir.FilterChain{Name: name, Origin: s.Origin(), TCP: &ir.TCPProxy{
-			StatPrefix: s.host, AccessLog: b.accessLog(), Clusters: []ir.WeightedCluster{{Name: b.addCluster(s, p, "")}}}})
-	}
-	if p.protocol == protoAuto {
-		if last := len(l.Chains) - 1; last >= 0 && sameMatch(l.Chains[last].Match, ir.ChainMatch{}) {
-			l.Default, l.Chains = l.Chains[last], l.Chains[:last]
-		}
-		l.InspectTLS, l.InspectHTTP, l.InspectTimeout, l.ContinueOnInspectTimeout = true, true, inspectTimeout, true
-		table := s.host + ":" + itoa(int(p.number))
-		l.Chains = append(l.Chains, &ir.FilterChain{Name: name + "_http", Match: ir.ChainMatch{Transport: ir.TransportRaw, ALPN: []string{"http/1.1"}}, HTTP: b.http(table)})
-		b.out.Routes = append(b.out.Routes, &ir.RouteTable{Name: table, VirtualHosts: append(b.serviceHosts(s, p), b.catchAll())})
-	}
-	b.out.Listeners = append(b.out.Listeners, l)
-}
-
 // routeTable is the table of one HTTP port: a virtual host per service that
 // has the port, those that VirtualServices add, and the catch-all.
-func (b *builder) routeTable(port uint16) *ir.RouteTable {
-	t := &ir.RouteTable{Name: itoa(int(port))}
+func (b *builder) routeTable(e *egress, port uint16, name string) *ir.RouteTable {
+	t := &ir.RouteTable{Name: name}
 	taken := map[string]bool{}
-	t.VirtualHosts = unclaimed(b.extraHosts(port), taken) // first, as in Istio: a VirtualService may claim a service's short form
-	for _, s := range b.services {
+	t.VirtualHosts = unclaimed(b.extraHosts(e, port), taken) // first, as in Istio: a VirtualService may claim a service's short form
+	for _, s := range e.services {
 		p := s.port(port)
-		if p == nil || p.protocol != protoHTTP || !s.exportedTo(b.node.Namespace) {
+		if p == nil || b.shadowed(s, port) || !p.protocol.isHTTP() && !(e.port != 0 && e.protocol.isHTTP()) {
 			continue
 		}
 		t.VirtualHosts = append(t.VirtualHosts, unclaimed(b.serviceHosts(s, p), taken)...)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	networking "istio.io/api/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -12,23 +13,25 @@ import (
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
-// protocol of a service port, as far as compiling differs.
-type protocol int
-
-const (
-	protoAuto protocol = iota // not said: sniff
-	protoHTTP
-	protoTCP
-)
-
-// service is one Kubernetes Service with its instances.
+// service is a host that can be called: a Kubernetes Service, or one host of a
+// ServiceEntry.
 type service struct {
-	*resource.Service
-	host      string // FQDN
-	vip       netip.Addr
+	*resource.Meta
+	host      string       // FQDN; of a ServiceEntry perhaps "*.suffix"
+	vip       netip.Addr   // the first of vips
+	vips      []netip.Addr // its own addresses
+	cidrs     []netip.Prefix
+	allocated bool // vips were chosen by us: only our DNS answers with them
 	headless  bool
+	external  bool // outside the mesh: no mutual TLS unless told
+	entry     *networking.ServiceEntry
+	exportTo  []string
+	sans      []string // identities that a ServiceEntry expects
+	aliases   []*service
+	aliasOf   string // an ExternalName's host
 	ports     []servicePort
 	instances []*resource.Workload
+	clusterOf ir.ClusterType // where its endpoints come from
 }
 
 type servicePort struct {
@@ -36,70 +39,92 @@ type servicePort struct {
 	name     string
 	target   intstr.IntOrString
 	protocol protocol
-	tls      bool // the bytes are TLS of the application's own
 }
 
 func (x *Index) indexServices() {
+	x.workloads = append(append(x.workloads, x.set.Workloads...), x.entryWorkloads()...)
 	for _, s := range x.set.Services {
 		spec := s.Spec.Spec
+		svc := &service{Meta: &s.Meta, host: s.Name + "." + s.Namespace + ".svc." + clusterDomain, clusterOf: ir.EDS,
+			headless: spec.ClusterIP == corev1.ClusterIPNone, exportTo: x.serviceExportTo(s.Annotations["networking.istio.io/exportTo"])}
 		if spec.Type == corev1.ServiceTypeExternalName {
-			x.report(resource.Error, &s.Meta, "spec.type", "ExternalName is not supported yet; the service is not in the mesh", "")
+			svc.aliasOf = strings.ToLower(strings.TrimSuffix(spec.ExternalName, "."))
+			x.externalNames = append(x.externalNames, svc)
 			continue
 		}
-		svc := &service{Service: s, host: s.Name + "." + s.Namespace + ".svc." + clusterDomain, headless: spec.ClusterIP == corev1.ClusterIPNone}
-		if addr, err := netip.ParseAddr(spec.ClusterIP); err == nil {
-			svc.vip = addr
-		}
-		for i, p := range spec.Ports {
-			if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP || protocolWord(p) == "udp" {
+		svc.setAddresses(append([]string{spec.ClusterIP}, spec.ClusterIPs...))
+		for _, p := range spec.Ports {
+			if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP || protocolOf(p) == protoUDP {
 				continue // UDP is not redirected, as in Istio
 			}
 			sp := servicePort{number: uint16(p.Port), name: p.Name, target: p.TargetPort}
 			if sp.target.IntValue() == 0 && sp.target.StrVal == "" {
 				sp.target = intstr.FromInt32(p.Port)
 			}
-			sp.protocol, sp.tls = x.protocolOf(s, i, p), isTLSPort(p)
+			sp.protocol = protocolOf(p)
 			svc.ports = append(svc.ports, sp)
 		}
-		if len(spec.Selector) > 0 {
-			for _, w := range x.set.Workloads {
-				if w.Namespace == s.Namespace && subset(spec.Selector, w.Labels) {
-					svc.instances = append(svc.instances, w)
-				}
-			}
-		}
+		svc.choose(x.workloads, spec.Selector)
 		x.services = append(x.services, svc)
 		x.byHost[svc.host] = svc
 	}
+	x.indexEntries()
+	x.indexExternalNames()
 }
 
-// protocolWord is what a port says of its protocol: appProtocol, or the first
-// word of its name.
-func protocolWord(p corev1.ServicePort) string {
-	name := strings.ToLower(p.Name)
+// setAddresses takes what parses ("None" does not), each once.
+func (s *service) setAddresses(list []string) {
+	for _, text := range list {
+		if a, err := netip.ParseAddr(text); err == nil && !slices.Contains(s.vips, a) {
+			s.vips = append(s.vips, a)
+		}
+	}
+	if len(s.vips) > 0 {
+		s.vip = s.vips[0]
+	}
+}
+
+// choose makes the workloads of the namespace that carry the labels instances;
+// no selector chooses none.
+func (s *service) choose(workloads []*resource.Workload, selector map[string]string) {
+	if len(selector) == 0 {
+		return
+	}
+	for _, w := range workloads {
+		if w.Namespace == s.Namespace && subset(selector, w.Labels) {
+			s.instances = append(s.instances, w)
+		}
+	}
+}
+
+// indexExternalNames gives a service that is only another name for a host to
+// that host, as an alias; the name of a host that nobody declared is DNS's
+// alone, and its connections are to an unknown destination.
+func (x *Index) indexExternalNames() {
+	for _, alias := range x.externalNames {
+		for hops := 0; alias.aliasOf != "" && hops < 8; hops++ {
+			next := slices.IndexFunc(x.externalNames, func(s *service) bool { return s.host == alias.aliasOf && s != alias })
+			if next < 0 {
+				break
+			}
+			alias.aliasOf = x.externalNames[next].aliasOf
+		}
+		if to := x.byHost[alias.aliasOf]; to != nil {
+			to.aliases = append(to.aliases, alias)
+		}
+	}
+}
+
+// protocolOf takes appProtocol, else the port's name.
+func protocolOf(p corev1.ServicePort) protocol {
+	if p.Protocol == corev1.ProtocolUDP {
+		return protoUDP
+	}
+	name := p.Name
 	if p.AppProtocol != nil {
-		return strings.TrimPrefix(strings.ToLower(*p.AppProtocol), "kubernetes.io/")
+		name = *p.AppProtocol
 	}
-	if strings.HasPrefix(name, "grpc-web") {
-		return "grpc-web"
-	}
-	word, _, _ := strings.Cut(name, "-")
-	return word
-}
-
-// protocolOf follows Istio's protocol selection: appProtocol, then the port
-// name's first word; anything else is found out by sniffing.
-func (x *Index) protocolOf(s *resource.Service, i int, p corev1.ServicePort) protocol {
-	switch protocolWord(p) {
-	case "http", "ws":
-		return protoHTTP
-	case "http2", "h2c", "grpc", "grpc-web":
-		x.report(resource.Warning, &s.Meta, at("spec.ports", i), "HTTP/2 and gRPC are forwarded as TCP for now: mutual TLS and policies on identities hold, routing and policies on requests do not", "")
-		return protoTCP
-	case "tcp", "redis", "mongo", "mysql", "https", "tls", "postgres", "udp":
-		return protoTCP
-	}
-	return protoAuto
+	return parseProtocol(name, uint16(p.Port))
 }
 
 // subset reports whether every label of want is in have.
@@ -114,6 +139,9 @@ func subset(want, have map[string]string) bool {
 
 // portOn is the port behind a service port on one instance; 0 if it has none.
 func (p *servicePort) portOn(w *resource.Workload) uint16 {
+	if n := w.PortMap[p.name]; n != 0 {
+		return n
+	}
 	if p.target.Type == intstr.Int {
 		return uint16(p.target.IntVal)
 	}
@@ -123,6 +151,21 @@ func (p *servicePort) portOn(w *resource.Workload) uint16 {
 		}
 	}
 	return 0
+}
+
+// endpointAddress is where an instance takes connections; "" if nowhere.
+func endpointAddress(w *resource.Workload, port uint16) string {
+	switch {
+	case strings.HasPrefix(w.Host, "unix:"):
+		return w.Host
+	case port == 0:
+		return ""
+	case w.Host != "":
+		return joinHostPort(w.Host, port)
+	case w.Address.IsValid():
+		return joinHostPort(w.Address.String(), port)
+	}
+	return ""
 }
 
 func (s *service) port(number uint16) *servicePort {
@@ -140,7 +183,7 @@ func visible(exportTo []string, from, to string) bool {
 	if len(exportTo) == 0 {
 		return true
 	}
-	for _, e := range exportTo {
+	for _, e := range exportTo { // "~" is nowhere
 		if e == "*" || e == to || e == "." && from == to {
 			return true
 		}
@@ -148,12 +191,23 @@ func visible(exportTo []string, from, to string) bool {
 	return false
 }
 
-func (s *service) exportedTo(ns string) bool {
-	v := s.Annotations["networking.istio.io/exportTo"]
-	if v == "" {
-		return true
+// serviceExportTo splits the annotation of a Service; without it the mesh's
+// default holds.
+func (x *Index) serviceExportTo(annotation string) []string {
+	if annotation == "" {
+		return x.mesh.DefaultServiceExportTo
 	}
-	return visible(strings.Split(strings.ReplaceAll(v, " ", ""), ","), s.Namespace, ns)
+	return strings.Split(strings.ReplaceAll(annotation, " ", ""), ",")
+}
+
+func (s *service) exportedTo(ns string) bool { return visible(s.exportTo, s.Namespace, ns) }
+
+// shortName is how metrics call it.
+func (s *service) shortName() string {
+	if s.entry != nil {
+		return s.host
+	}
+	return s.Name
 }
 
 // domains are the Host headers that mean this service, seen from a namespace
@@ -161,19 +215,26 @@ func (s *service) exportedTo(ns string) bool {
 // so they need no entries of their own.
 func (s *service) domains(from string) []string {
 	d := []string{s.host, s.host + "."} // the second is what a resolver's absolute name looks like
-	if s.Namespace == from {
-		d = append(d, s.Name)
+	if s.entry == nil {
+		if s.Namespace == from {
+			d = append(d, s.Name)
+		}
+		d = append(d, s.Name+"."+s.Namespace, s.Name+"."+s.Namespace+".svc")
 	}
-	d = append(d, s.Name+"."+s.Namespace, s.Name+"."+s.Namespace+".svc")
-	if s.vip.IsValid() {
-		if s.vip.Is6() {
-			d = append(d, "["+s.vip.String()+"]") // as a Host header has it
+	for _, a := range s.vips {
+		if a.Is6() {
+			d = append(d, "["+a.String()+"]") // as a Host header has it
 		} else {
-			d = append(d, s.vip.String())
+			d = append(d, a.String())
 		}
 	}
 	if s.headless {
 		d = append(d, "*."+s.host)
+	}
+	for _, a := range s.aliases {
+		if a.exportedTo(from) {
+			d = append(d, a.domains(from)...)
+		}
 	}
 	return d
 }
@@ -235,17 +296,18 @@ func clusterName(direction string, port uint16, subset, host string) string {
 	return direction + "|" + itoa(int(port)) + "|" + subset + "|" + host
 }
 
-// sans are the identities of a service's instances, for the client to expect.
+// sans are the identities that the client expects: those a ServiceEntry names,
+// or those of the instances.
 func (x *Index) sans(s *service) []ir.Match {
-	var uris []string
+	uris := slices.Clone(s.sans)
 	for _, w := range s.instances {
-		if p := x.principal(w); w.Sidecar && !slices.Contains(uris, p) {
+		if p := x.principal(w); w.Sidecar && len(s.sans) == 0 && !slices.Contains(uris, p) {
 			uris = append(uris, p)
 		}
 	}
 	slices.Sort(uris)
 	var out []ir.Match
-	for _, u := range uris {
+	for _, u := range slices.Compact(uris) {
 		out = append(out, ir.Match{Kind: ir.Exact, Value: u})
 	}
 	return out

@@ -13,11 +13,8 @@ import (
 // checkSupport names every field of the set that Istio knows and this compiler
 // does not yet, so that nothing a user wrote is silently ignored.
 func (x *Index) checkSupport() {
-	for _, s := range x.set.Sidecars {
-		x.unsupported(&s.Meta, "kind")
-	}
-	for _, s := range x.set.ServiceEntries {
-		x.unsupported(&s.Meta, "kind")
+	for _, g := range x.set.WorkloadGroups {
+		x.report(resource.Error, &g.Meta, "kind", "workloads do not register themselves yet; the template is not used", "write a WorkloadEntry for each")
 	}
 	for _, r := range x.set.RequestAuths {
 		x.report(resource.Error, &r.Meta, "kind", "RequestAuthentication is not supported yet: the workloads it selects refuse every request", "verify tokens in OPA, or remove it")
@@ -116,15 +113,14 @@ func (x *Index) checkPolicy(dr *resource.DestinationRule, p *networking.TrafficP
 func (x *Index) checkBlocks(dr *resource.DestinationRule, path string, lb *networking.LoadBalancerSettings, pool *networking.ConnectionPoolSettings, tls *networking.ClientTLSSettings) {
 	h2 := pool.GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
 	x.refuse(&dr.Meta, map[string]bool{
-		path + ".loadBalancer.consistentHash":           lb.GetConsistentHash() != nil,
-		path + ".loadBalancer.localityLbSetting":        len(lb.GetLocalityLbSetting().GetDistribute())+len(lb.GetLocalityLbSetting().GetFailover())+len(lb.GetLocalityLbSetting().GetFailoverPriority()) > 0,
-		path + ".loadBalancer.warmup":                   lb.GetWarmup() != nil,
-		path + ".loadBalancer.warmupDurationSecs":       lb.GetWarmupDurationSecs() != nil,
-		path + ".loadBalancer.zoneAwareLbSetting":       lb.GetZoneAwareLbSetting() != nil,
-		path + ".connectionPool.http.http2KeepAlive":    pool.GetHttp().GetHttp2KeepAlive() != nil,
-		path + ".connectionPool.http.h2UpgradePolicy":   h2,
-		path + ".connectionPool.http.useClientProtocol": pool.GetHttp().GetUseClientProtocol(),
-		path + ".tls.mode (SIMPLE, MUTUAL)":             tls != nil && (tls.Mode == networking.ClientTLSSettings_SIMPLE || tls.Mode == networking.ClientTLSSettings_MUTUAL),
+		path + ".loadBalancer.consistentHash":         lb.GetConsistentHash() != nil,
+		path + ".loadBalancer.localityLbSetting":      len(lb.GetLocalityLbSetting().GetDistribute())+len(lb.GetLocalityLbSetting().GetFailover())+len(lb.GetLocalityLbSetting().GetFailoverPriority()) > 0,
+		path + ".loadBalancer.warmup":                 lb.GetWarmup() != nil,
+		path + ".loadBalancer.warmupDurationSecs":     lb.GetWarmupDurationSecs() != nil,
+		path + ".loadBalancer.zoneAwareLbSetting":     lb.GetZoneAwareLbSetting() != nil,
+		path + ".connectionPool.http.http2KeepAlive":  pool.GetHttp().GetHttp2KeepAlive() != nil,
+		path + ".connectionPool.http.h2UpgradePolicy": h2,
+		path + ".tls.mode (SIMPLE, MUTUAL)":           tls != nil && (tls.Mode == networking.ClientTLSSettings_SIMPLE || tls.Mode == networking.ClientTLSSettings_MUTUAL),
 	})
 }
 

@@ -17,6 +17,8 @@ func merge(sets []*resource.Set) *resource.Set {
 		out.DestinationRules = append(out.DestinationRules, s.DestinationRules...)
 		out.Gateways = append(out.Gateways, s.Gateways...)
 		out.ServiceEntries = append(out.ServiceEntries, s.ServiceEntries...)
+		out.WorkloadEntries = append(out.WorkloadEntries, s.WorkloadEntries...)
+		out.WorkloadGroups = append(out.WorkloadGroups, s.WorkloadGroups...)
 		out.Sidecars = append(out.Sidecars, s.Sidecars...)
 		out.PeerAuthentications = append(out.PeerAuthentications, s.PeerAuthentications...)
 		out.AuthorizationPolicies = append(out.AuthorizationPolicies, s.AuthorizationPolicies...)

@@ -9,7 +9,8 @@ const (
 	EDS         ClusterType = "EDS"          // an EndpointSet of the same name
 	Static      ClusterType = "STATIC"       // endpoints inline, in Endpoints
 	OriginalDst ClusterType = "ORIGINAL_DST" // the connection's own original destination
-	StrictDNS   ClusterType = "STRICT_DNS"
+	StrictDNS   ClusterType = "STRICT_DNS"   // every address that the names in Endpoints resolve to
+	LogicalDNS  ClusterType = "LOGICAL_DNS"  // one address at a time of each name in Endpoints
 )
 
 // Special clusters every sidecar has.
@@ -25,7 +26,7 @@ const (
 type Cluster struct {
 	Name           string       `json:"name"`
 	Type           ClusterType  `json:"type"`
-	Endpoints      *EndpointSet `json:"endpoints,omitempty"` // Static and StrictDNS
+	Endpoints      *EndpointSet `json:"endpoints,omitempty"` // Static, StrictDNS and LogicalDNS
 	ConnectTimeout Duration     `json:"connectTimeout,omitempty"`
 	LB             LBPolicy     `json:"lb,omitempty"`
 	Breaker        Breaker      `json:"breaker,omitzero"`
@@ -97,9 +98,27 @@ type Outlier struct {
 	MinHealthPercent   uint32   `json:"minHealthPercent,omitempty"`
 }
 
+// Protocols of HTTPUpstream.
+const (
+	HTTP1              = "http1" // or ""
+	HTTP2              = "http2" // over plaintext with prior knowledge (h2c)
+	DownstreamProtocol = "downstream"
+)
+
+// MeshALPN is what a mesh client offers over mutual TLS when it carries
+// requests of HTTP/2 or of HTTP/1.1, best first: how the server's proxy knows
+// them (what Istio's alpn filter sets). In a cluster of DownstreamProtocol it
+// replaces UpstreamTLS.ALPN for requests.
+func MeshALPN(http2 bool) []string {
+	if http2 {
+		return []string{"istio-h2", "istio", "h2"}
+	}
+	return []string{"istio-http/1.1", "istio", "http/1.1"}
+}
+
 // HTTPUpstream limits connections that carry HTTP.
 type HTTPUpstream struct {
-	Protocol              string   `json:"protocol,omitempty"` // "" or "http1", "http2", "downstream"
+	Protocol              string   `json:"protocol,omitempty"` // "" is HTTP1
 	MaxRequestsPerConn    uint32   `json:"maxRequestsPerConn,omitempty"`
 	IdleTimeout           Duration `json:"idleTimeout,omitempty"` // default 1h
 	MaxConnectionDuration Duration `json:"maxConnectionDuration,omitempty"`
@@ -146,7 +165,7 @@ const (
 // Endpoint is one address that can take connections. Workload tells whose it
 // is, for telemetry and explain.
 type Endpoint struct {
-	Address  string      `json:"address"` // ip:port, or host:port in a StrictDNS cluster
+	Address  string      `json:"address"` // ip:port, host:port in a StrictDNS or LogicalDNS cluster, or unix:/path
 	Weight   uint32      `json:"weight,omitempty"`
 	Health   Health      `json:"health,omitempty"`
 	TLS      bool        `json:"tls,omitempty"` // has a sidecar: auto-mTLS applies

@@ -21,7 +21,7 @@ type Listener struct {
 	Bind           bool           `json:"bind,omitempty"`
 	UseOriginalDst bool           `json:"useOriginalDst,omitempty"`
 	// InspectTLS and InspectHTTP: read the first bytes to fill in
-	// transport protocol, SNI and ALPN, or HTTP/1.1 against HTTP/2, before a
+	// transport protocol, SNI and ALPN, or HTTP/1 against HTTP/2, before a
 	// chain is chosen. InspectTimeout bounds that wait; when it passes with
 	// ContinueOnInspectTimeout the connection goes on as raw bytes.
 	InspectTLS               bool     `json:"inspectTLS,omitempty"`
@@ -62,7 +62,7 @@ type ChainMatch struct {
 	ServerNames []string       `json:"serverNames,omitempty"` // exact, or "*.suffix"
 	Transport   string         `json:"transport,omitempty"`
 	// ALPN: TLS application protocols, or, where InspectHTTP ran on cleartext,
-	// "http/1.1" (also for 1.0) and "h2c".
+	// "http/1.0", "http/1.1" and "h2c".
 	ALPN []string `json:"alpn,omitempty"`
 }
 

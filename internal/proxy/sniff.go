@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -20,7 +21,7 @@ const (
 type hello struct {
 	transport  string // ir.TransportTLS or ir.TransportRaw
 	serverName string
-	alpn       []string // TLS ALPN, or "http/1.1" / "h2c" on cleartext
+	alpn       []string // TLS ALPN, or "http/1.0" / "http/1.1" / "h2c" on cleartext
 }
 
 // inspect reads ahead as the listener asks and puts the bytes back. false: the
@@ -48,7 +49,14 @@ func (d *downstream) inspect(l *listener) (hello, bool) {
 		if len(buf) == cap(buf) {
 			buf = append(make([]byte, 0, 4*cap(buf)), buf...)
 		}
+		// A caller that has said nothing yet is idle: a drain need not wait for it.
+		if len(buf) == 0 && !d.enterIdle() {
+			return h, false
+		}
 		n, err := d.raw.Read(buf[len(buf):min(cap(buf), sniffBuffer)])
+		if len(buf) == 0 && !d.leaveIdle() {
+			return h, false
+		}
 		buf = buf[:len(buf)+n]
 		if err == nil {
 			continue
@@ -140,7 +148,8 @@ func sniffHTTP(b []byte, h *hello) sniffState {
 		if c == ' ' && i > 0 {
 			break
 		}
-		if c < 'A' || c > 'Z' && c < 'a' && c != '-' && c != '_' || c > 'z' || i >= 32 {
+		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
+		if !letter && c != '-' && c != '_' || i >= 32 {
 			return decided // not a method
 		}
 	}
@@ -152,8 +161,10 @@ func sniffHTTP(b []byte, h *hello) sniffState {
 		return undecided
 	}
 	line := bytes.TrimRight(b[:eol], "\r")
-	if bytes.HasSuffix(line, []byte(" HTTP/1.1")) || bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
-		h.alpn = []string{"http/1.1"}
+	for _, version := range []string{"http/1.1", "http/1.0"} {
+		if bytes.HasSuffix(line, []byte(" "+strings.ToUpper(version))) {
+			h.alpn = []string{version}
+		}
 	}
 	return decided
 }

@@ -27,7 +27,7 @@ var groupVersions = map[string][]string{
 
 // refused are Istio's kinds that a mesh would have to obey and this one does
 // not yet: passing over them would change what the user asked for.
-var refused = []string{"EnvoyFilter", "WasmPlugin", "TrafficExtension", "Telemetry", "WorkloadEntry", "WorkloadGroup", "ProxyConfig",
+var refused = []string{"EnvoyFilter", "WasmPlugin", "TrafficExtension", "Telemetry", "ProxyConfig",
 	"HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "GatewayClass", "IstioOperator"}
 
 const defaultRootNamespace = "istio-system"
@@ -62,7 +62,11 @@ func (o *object) decode() {
 	case "networking.istio.io/ServiceEntry":
 		istio(o, &s.ServiceEntries, &networking.ServiceEntry{}, validateServiceEntry)
 	case "networking.istio.io/Sidecar":
-		istio(o, &s.Sidecars, &networking.Sidecar{}, nil)
+		istio(o, &s.Sidecars, &networking.Sidecar{}, validateSidecar)
+	case "networking.istio.io/WorkloadEntry":
+		istio(o, &s.WorkloadEntries, &networking.WorkloadEntry{}, validateWorkloadEntry)
+	case "networking.istio.io/WorkloadGroup":
+		istio(o, &s.WorkloadGroups, &networking.WorkloadGroup{}, validateWorkloadGroup)
 	case "security.istio.io/PeerAuthentication":
 		istio(o, &s.PeerAuthentications, &security.PeerAuthentication{}, validatePeerAuthentication)
 	case "security.istio.io/AuthorizationPolicy":

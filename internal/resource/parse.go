@@ -338,6 +338,8 @@ func (s *Set) Sort() {
 	sortObjects(s.DestinationRules)
 	sortObjects(s.Gateways)
 	sortObjects(s.ServiceEntries)
+	sortObjects(s.WorkloadEntries)
+	sortObjects(s.WorkloadGroups)
 	sortObjects(s.Sidecars)
 	sortObjects(s.PeerAuthentications)
 	sortObjects(s.AuthorizationPolicies)

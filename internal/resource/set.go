@@ -60,6 +60,8 @@ type (
 	DestinationRule     = Object[*networking.DestinationRule]
 	Gateway             = Object[*networking.Gateway]
 	ServiceEntry        = Object[*networking.ServiceEntry]
+	WorkloadEntry       = Object[*networking.WorkloadEntry]
+	WorkloadGroup       = Object[*networking.WorkloadGroup]
 	Sidecar             = Object[*networking.Sidecar]
 	PeerAuthentication  = Object[*security.PeerAuthentication]
 	AuthorizationPolicy = Object[*security.AuthorizationPolicy]
@@ -90,6 +92,8 @@ type Set struct {
 	DestinationRules      []*DestinationRule
 	Gateways              []*Gateway
 	ServiceEntries        []*ServiceEntry
+	WorkloadEntries       []*WorkloadEntry
+	WorkloadGroups        []*WorkloadGroup
 	Sidecars              []*Sidecar
 	PeerAuthentications   []*PeerAuthentication
 	AuthorizationPolicies []*AuthorizationPolicy
@@ -179,6 +183,11 @@ type Workload struct {
 	Ready          bool
 	Sidecar        bool // its traffic is in the mesh, so peers use mTLS to it
 	Gateway        bool // a proxy of its own, without application
+
+	// Only where a WorkloadEntry or an endpoint of a ServiceEntry stands for it:
+	Host    string            // a DNS name ("" where Address is valid), or "unix:/path"
+	PortMap map[string]uint16 // its own port for a service port's name
+	Weight  uint32            // load balancing weight; 0 is 1
 }
 
 // WorkloadPort resolves a Service's targetPort by name.

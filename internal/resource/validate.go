@@ -322,18 +322,3 @@ func validateGateway(o *object, g *networking.Gateway) {
 		}
 	}
 }
-
-func validateServiceEntry(o *object, se *networking.ServiceEntry) {
-	if len(se.Hosts) == 0 {
-		o.fail("spec.hosts", "at least one host is needed")
-	}
-	for i, h := range se.Hosts {
-		o.host(at("spec.hosts", i), h)
-	}
-	for i, p := range se.Ports {
-		o.portNumber(at("spec.ports", i, "number"), p.Number)
-	}
-	if len(se.Endpoints) > 0 && se.WorkloadSelector != nil {
-		o.fail("spec.workloadSelector", "only one of endpoints and workloadSelector may be set")
-	}
-}

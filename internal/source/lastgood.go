@@ -71,6 +71,8 @@ func keepLastGood(set, last *resource.Set, problems []resource.Problem) []resour
 	restore(k, &set.DestinationRules, last.DestinationRules)
 	restore(k, &set.Gateways, last.Gateways)
 	restore(k, &set.ServiceEntries, last.ServiceEntries)
+	restore(k, &set.WorkloadEntries, last.WorkloadEntries)
+	restore(k, &set.WorkloadGroups, last.WorkloadGroups)
 	restore(k, &set.Sidecars, last.Sidecars)
 	restore(k, &set.PeerAuthentications, last.PeerAuthentications)
 	restore(k, &set.AuthorizationPolicies, last.AuthorizationPolicies)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"strings"
 	"syscall"
 	"time"
 
@@ -50,10 +51,13 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 	conf := c.conf.Load()
 	d := net.Dialer{KeepAlive: -1, Control: c.control(conf)}
-	if conf.BindSource.IsValid() {
+	network, address := "tcp", h.Address
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+	} else if conf.BindSource.IsValid() {
 		d.LocalAddr = &net.TCPAddr{IP: conf.BindSource.AsSlice()}
 	}
-	raw, err := d.DialContext(ctx, "tcp", h.Address)
+	raw, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}

@@ -3,6 +3,7 @@ package xds
 import (
 	"net"
 	"strconv"
+	"strings"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -80,12 +81,19 @@ func httpOptions(c *ir.Cluster) *httppb.HttpProtocolOptions {
 	out := &httppb.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &core.HttpProtocolOptions{
 			IdleTimeout: duration(c.HTTP.IdleTimeout), MaxConnectionDuration: duration(c.HTTP.MaxConnectionDuration), MaxRequestsPerConnection: optional(c.HTTP.MaxRequestsPerConn)},
-		UpstreamProtocolOptions: &httppb.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &core.Http1ProtocolOptions{}}}},
 	}
-	if c.HTTP.Protocol == "downstream" {
+	h1 := &core.Http1ProtocolOptions{}
+	h2 := &core.Http2ProtocolOptions{MaxConcurrentStreams: optional(c.HTTP.MaxConcurrentStreams)}
+	switch c.HTTP.Protocol {
+	case ir.HTTP2:
+		out.UpstreamProtocolOptions = &httppb.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}}}
+	case ir.DownstreamProtocol:
 		out.UpstreamProtocolOptions = &httppb.HttpProtocolOptions_UseDownstreamProtocolConfig{UseDownstreamProtocolConfig: &httppb.HttpProtocolOptions_UseDownstreamHttpConfig{
-			HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: &core.Http2ProtocolOptions{}}}
+			HttpProtocolOptions: h1, Http2ProtocolOptions: h2}}
+	default:
+		out.UpstreamProtocolOptions = &httppb.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: h1}}}
 	}
 	return out
 }
@@ -149,11 +157,7 @@ func encodeEndpoints(e *ir.EndpointSet) (*endpointpb.ClusterLoadAssignment, erro
 	group := &endpointpb.LocalityLbEndpoints{}
 	for i := range e.Endpoints {
 		ep := &e.Endpoints[i]
-		host, portText, err := net.SplitHostPort(ep.Address)
-		if err != nil {
-			return nil, err
-		}
-		port, err := strconv.ParseUint(portText, 10, 16)
+		at, err := endpointAddress(ep.Address)
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +169,7 @@ func encodeEndpoints(e *ir.EndpointSet) (*endpointpb.ClusterLoadAssignment, erro
 			meta.FilterMetadata["envoy.transport_socket_match"] = tlsMode()
 		}
 		group.LbEndpoints = append(group.LbEndpoints, &endpointpb.LbEndpoint{
-			HostIdentifier:      &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: address(host, uint16(port))}},
+			HostIdentifier:      &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: at}},
 			HealthStatus:        map[ir.Health]core.HealthStatus{ir.Unhealthy: core.HealthStatus_UNHEALTHY, ir.Draining: core.HealthStatus_DRAINING}[ep.Health],
 			LoadBalancingWeight: u32(max(ep.Weight, 1)), Metadata: meta,
 		})
@@ -175,6 +179,22 @@ func encodeEndpoints(e *ir.EndpointSet) (*endpointpb.ClusterLoadAssignment, erro
 		out.Endpoints = append(out.Endpoints, group)
 	}
 	return out, nil
+}
+
+// endpointAddress is "host:port" or "unix:/path".
+func endpointAddress(text string) (*core.Address, error) {
+	if path, ok := strings.CutPrefix(text, "unix:"); ok {
+		return &core.Address{Address: &core.Address_Pipe{Pipe: &core.Pipe{Path: path}}}, nil
+	}
+	host, portText, err := net.SplitHostPort(text)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	return address(host, uint16(port)), nil
 }
 
 func decodeEndpoints(body *anypb.Any) (*ir.EndpointSet, error) {
