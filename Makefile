@@ -2,8 +2,10 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE = ./internal/... ./examples/...
 FUZZ ?= 30s
+SEED ?= 0
+N ?= 60
 
-.PHONY: help build test race lint golden fuzz bench bench-pair e2e demo
+.PHONY: help build test race lint golden fuzz bench bench-pair e2e demo istio-diff
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -35,6 +37,9 @@ bench: ## Go benchmarks
 bench-pair: ## two sidecars in a row beside HAProxy and nginx (installs them, wrk and h2load with apt)
 	bench/pair/tools
 	go run ./bench/pair -- $(ARGS)
+
+istio-diff: ## what Istio's own control plane makes of our configurations beside what we make (SEED=, N=)
+	cd test/istio && go test -count=1 -timeout 60m -args -seed $(SEED) -n $(N)
 
 e2e: ## the real binary, driven as a user would
 	go test -count=1 -v ./test/...

@@ -32,6 +32,9 @@ var notCompared = map[string]string{
 	"envoy.config.cluster.v3.Cluster.cleanup_interval":                     "Envoy's housekeeping of original destinations",
 	"envoy.config.cluster.v3.Cluster.EdsClusterConfig.eds_config":          transport,
 	"envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig.sds_config": transport,
+	"envoy.config.cluster.v3.Cluster.dns_jitter":                           resolver,
+	"envoy.config.cluster.v3.Cluster.dns_lookup_family":                    resolver,
+	"envoy.config.cluster.v3.Cluster.typed_dns_resolver_config":            resolver,
 	"envoy.config.core.v3.Locality":                                        "in the key",
 
 	"envoy.config.endpoint.v3.LocalityLbEndpoints.locality": "in the key",
@@ -85,6 +88,7 @@ const (
 	metadata  = "notes for Istio's filters and ours"
 	transport = "where the proxy fetches it; Tulle's sidecar has one stream for everything"
 	accessLog = "access logs are compared in internal/telemetry"
+	resolver  = "how Envoy asks the name server; Tulle asks for both address families"
 	hcmName   = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager."
 )
 
@@ -179,8 +183,11 @@ func normalized(m proto.Message) proto.Message {
 		return c
 	case *tlspb.CommonTlsContext:
 		c := proto.Clone(m).(*tlspb.CommonTlsContext)
-		// Between two Istio proxies a filter writes ALPN for each connection.
-		c.AlpnProtocols = keep(c.AlpnProtocols, func(p string) bool { return !strings.HasPrefix(p, "istio") })
+		if list := c.TlsCertificateSdsSecretConfigs; len(list) == 1 && list[0].Name == "default" {
+			// Between two proxies of the mesh: Istio's filter writes ALPN anew for
+			// each connection, so what stands here is not what is offered.
+			c.AlpnProtocols = nil
+		}
 		if c.TlsParams != nil && proto.Size(normalized(c.TlsParams)) == 0 {
 			c.TlsParams = nil
 		}
@@ -206,7 +213,7 @@ func normalized(m proto.Message) proto.Message {
 		return c
 	case *routepb.RouteMatch:
 		c := proto.Clone(m).(*routepb.RouteMatch)
-		if c.CaseSensitive.GetValue() || c.GetSafeRegex() != nil { // the default, and what regular expressions ignore
+		if c.CaseSensitive.GetValue() || c.GetSafeRegex() != nil || c.GetPrefix() == "/" { // the default, and where there is no case
 			c.CaseSensitive = nil
 		}
 		return c

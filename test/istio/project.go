@@ -208,7 +208,8 @@ func chainKey(m *listenerpb.FilterChainMatch) string {
 	add("to", ranges...)
 	add("transport", m.TransportProtocol)
 	add("sni", slices.Clone(m.ServerNames)...)
-	add("alpn", slices.Clone(m.ApplicationProtocols)...)
+	// Tulle takes HTTP/1.0 for HTTP; Istio does so only with a feature flag.
+	add("alpn", slices.DeleteFunc(slices.Clone(m.ApplicationProtocols), func(p string) bool { return p == "http/1.0" })...)
 	if len(parts) == 0 {
 		return "any"
 	}
