@@ -50,6 +50,23 @@ func (r *Reader) Take() []byte {
 	return b
 }
 
+// HasPrefix reports whether the connection begins with p, reading no further
+// than it takes to tell. The bytes stay buffered. On an error they are no p.
+func (r *Reader) HasPrefix(p string) (bool, error) {
+	for {
+		n := min(r.w-r.r, len(p))
+		if n > 0 && string(r.buf[r.r:r.r+n]) != p[:n] {
+			return false, nil
+		}
+		if n == len(p) {
+			return true, nil
+		}
+		if err := r.fill(); err != nil {
+			return false, err
+		}
+	}
+}
+
 // ReadRequest reads one request head. io.EOF: the peer closed between
 // requests. *Error: what the peer sent is not HTTP/1.1 as this codec accepts it.
 func (r *Reader) ReadRequest(h *header.Head) error {

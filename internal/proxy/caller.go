@@ -39,8 +39,10 @@ type caller interface {
 	// cut breaks off what cannot be completed, so that the caller sees it.
 	cut()
 
-	// gone reports whether the caller has left, without waiting.
+	// gone reports whether the caller has left, without waiting; leaving is
+	// what it is known to have said already, without a system call.
 	gone() bool
+	leaving() bool
 	// watch names the carrier to interrupt if the caller leaves; nil: none.
 	watch(up upstream.Carrier)
 	// wake makes a Next that waits in another goroutine return; rearm undoes it.

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/h2"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
 
@@ -55,6 +56,9 @@ type downstream struct {
 	// reauthorize reports whether a new snapshot would still accept this
 	// connection; set by TCP, whose connections outlive requests.
 	reauthorize func(next *runtime) bool
+	// shutdown lets a connection that carries several requests at once end by
+	// itself; set by HTTP/2.
+	shutdown func()
 }
 
 func newDownstream(p *Proxy, socket netip.AddrPort, raw net.Conn) *downstream {
@@ -88,10 +92,31 @@ func (d *downstream) serve() {
 		}
 	}
 	if d.chain.HTTP != nil {
-		newHTTP1Conn(d).serve()
+		d.serveHTTP()
 	} else {
 		d.serveTCP()
 	}
+}
+
+// serveHTTP speaks the protocol that TLS agreed on or, failing that, the one
+// the first bytes show (Envoy's codec type AUTO).
+func (d *downstream) serveHTTP() {
+	if tc, ok := d.conn.(*tls.Conn); ok {
+		if p := tc.ConnectionState().NegotiatedProtocol; p == "h2" || p == "istio-h2" {
+			d.serveHTTP2(nil)
+			return
+		}
+	}
+	c := newHTTP1Conn(d)
+	if !d.enterIdle() {
+		return
+	}
+	d.conn.SetReadDeadline(time.Now().Add(d.idleTimeout()))
+	if prior, _ := c.HasPrefix(h2.Preface); prior && d.leaveIdle() {
+		d.serveHTTP2(c.Take())
+		return
+	}
+	c.serve()
 }
 
 // findListener follows the original destination to the listener that owns it.
@@ -240,12 +265,24 @@ func (d *downstream) isClosing() bool {
 // the current one.
 func (d *downstream) closeIfIdle() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.closing = true
-	if d.idle && !d.closed {
+	shutdown := d.shutdown
+	if shutdown == nil && d.idle && !d.closed {
 		d.closed = true
 		d.raw.Close()
 	}
+	d.mu.Unlock()
+	if shutdown != nil {
+		shutdown()
+	}
+}
+
+// setShutdown takes over how the connection ends; false: it is ending already.
+func (d *downstream) setShutdown(f func()) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shutdown = f
+	return !d.closing
 }
 
 // abort closes the connection whatever it is doing.

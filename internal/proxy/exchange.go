@@ -28,6 +28,7 @@ type exchange struct {
 	query    string      // with its "?"
 	scheme   string
 	method   string
+	http2    bool // the caller speaks it
 	grpc     bool
 
 	authz authz.Input
@@ -57,6 +58,7 @@ type exchange struct {
 	bodyDone  bool   // body is all of it, so that a try can be repeated
 	replied   bool   // a response head went downstream
 	keepAlive bool   // the downstream connection goes on after this exchange
+	whole     bool   // the response was passed on whole
 	// upKeepsAlive: the upstream lets its connection live after its response.
 	upKeepsAlive bool
 	extra        []ir.Header
@@ -86,6 +88,8 @@ func (x *exchange) begin() {
 // can carry another request.
 func (x *exchange) handle() (again bool) {
 	x.keepAlive = x.req.KeepAlive
+	x.http2 = x.c.protocol() == telemetry.HTTP2
+	defer x.returnUpstream() // after record, which looks at what lies in its buffers
 	defer x.record()
 	if !x.identify() || !x.authorize() || !x.chooseRoute() {
 		return x.finished()

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/h1"
+	"github.com/tulle-mesh/tulle/internal/h2"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/upstream"
 )
 
@@ -29,6 +31,7 @@ type failureKind uint8
 
 const (
 	failConnect failureKind = iota // nothing was sent
+	failRefused                    // the upstream says that it has not looked at the request
 	failReset                      // the connection broke after something was sent
 	failTry                        // perTryTimeout
 	failFinal                      // not to be retried: no host, overflow, caller gone, total timeout
@@ -156,12 +159,13 @@ func (x *exchange) try(f *ir.Forward) *failure {
 			}
 			return nil
 		}
-		stale := x.up.Reused() && !fresh && fail.kind == failReset && x.up.Buffered() == 0
+		stale := x.up.Reused() && !fresh && x.pump == nil &&
+			(idempotent && fail.kind == failReset && x.up.Buffered() == 0 || x.bodyDone && fail.kind == failRefused)
 		x.closeUpstream()
-		if stale && idempotent && x.pump == nil {
+		if stale {
 			continue // the pool's fault, not the host's: does not count as a try
 		}
-		if fail.kind == failReset || fail.kind == failTry {
+		if fail.kind == failReset || fail.kind == failRefused || fail.kind == failTry {
 			x.report(upstream.Outcome{Local: true})
 		}
 		return fail
@@ -190,9 +194,10 @@ func (x *exchange) tryDeadline() time.Time {
 }
 
 func (x *exchange) connect(limit time.Time, fresh, check bool) *failure {
-	up, err := x.cluster.Acquire(x.host, limit, fresh, check)
+	up, err := x.cluster.Acquire(x.host, limit, x.http2, fresh, check)
 	if err == nil {
 		x.up = up
+		x.c.watch(up)
 		x.rec.UpstreamLocal = up.LocalText()
 		return nil
 	}
@@ -227,14 +232,17 @@ func (x *exchange) exchangeOnce(limit time.Time) *failure {
 	x.sentAt = time.Now()
 	if err := x.send(); err != nil {
 		// The upstream may have answered before it closed: look.
-		if !errors.Is(err, errWrite) {
-			return &failure{&clientGone, failFinal}
+		if errors.Is(err, h2.ErrNoExtendedConnect) {
+			return &failure{&noUpgrade, failFinal}
 		}
 	}
 	for {
 		err := x.awaitHead(limit)
 		if err != nil {
 			return x.classify(err)
+		}
+		if x.res.Status == 200 && x.fwd.Upgrade != "" && x.up.Protocol() == telemetry.HTTP2 {
+			x.res.Status, x.res.Upgrade = 101, x.fwd.Upgrade // an accepted extended CONNECT
 		}
 		if x.res.Status >= 200 || x.res.Status == 101 {
 			break
@@ -277,6 +285,7 @@ func (x *exchange) awaitHead(limit time.Time) error {
 // classify turns an error on the upstream connection into a failure.
 func (x *exchange) classify(err error) *failure {
 	var protocol *h1.Error
+	var reset *h2.StreamError
 	switch {
 	case errors.Is(err, errDownstreamGone), x.pump != nil && x.pump.failedDownstream():
 		return &failure{&clientGone, failFinal}
@@ -284,6 +293,14 @@ func (x *exchange) classify(err error) *failure {
 		return x.timedOut()
 	case errors.As(err, &protocol):
 		x.rec.Failure = protocol.Detail
+		return &failure{&upstreamBad, failReset}
+	case h2.RetrySafe(err):
+		return &failure{&refusedStream, failRefused}
+	case errors.As(err, &reset):
+		x.rec.Failure = reset.Error()
+		if reset.Remote {
+			return &failure{&remoteReset, failReset}
+		}
 		return &failure{&upstreamBad, failReset}
 	}
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -294,11 +311,12 @@ func (x *exchange) classify(err error) *failure {
 
 // closeUpstream gives up the current upstream connection.
 func (x *exchange) closeUpstream() {
+	x.stopPump() // it writes to the upstream
 	if x.up != nil {
+		x.c.watch(nil)
 		x.up.Close()
 		x.up = nil
 	}
-	x.stopPump()
 }
 
 // abandon is closeUpstream at the end of an exchange.

@@ -172,6 +172,8 @@ func (c *http1Conn) cut() { c.reset() }
 
 func (c *http1Conn) gone() bool { return c.closedByPeer() }
 
+func (c *http1Conn) leaving() bool { return false }
+
 // watch does nothing: who waits on the upstream looks at gone once in a while.
 func (c *http1Conn) watch(upstream.Carrier) {}
 

@@ -235,7 +235,7 @@ func (c *mirror) run() {
 	}
 	host.Begin()
 	defer host.End()
-	up, err := c.cluster.Acquire(host, time.Now().Add(mirrorConnect), false, true)
+	up, err := c.cluster.Acquire(host, time.Now().Add(mirrorConnect), false, true, false)
 	if err != nil {
 		c.cluster.Report(host, upstream.Outcome{Local: true})
 		return

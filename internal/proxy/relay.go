@@ -25,12 +25,12 @@ func (x *exchange) relay() {
 	x.rec.Status = x.res.Status
 	x.rec.Details = "via_upstream"
 	x.prepareResponse()
-	ok := x.relayHead() && x.relayBody()
+	ok := x.relayHead()
 	if x.grpc {
 		x.settle(ok)
 	}
 	x.stopPump()
-	x.returnUpstream(ok)
+	x.whole = ok
 }
 
 // prepareResponse applies what the route says.
@@ -57,11 +57,22 @@ func (x *exchange) prepareResponse() {
 	if x.res.Framing == header.UntilClose {
 		x.res.Framing = header.Open
 	}
+	if x.res.Framing == header.Length && x.res.Fields.Has("trailer") { // HTTP/2 may have both, HTTP/1.1 has trailers behind chunks only
+		x.res.Framing, x.res.HasLength = header.Open, false
+	}
 }
 
+// relayHead passes the head on and, unless it is all there is, what follows.
 func (x *exchange) relayHead() bool {
 	x.upKeepsAlive = x.res.KeepAlive // the head says from here on what we tell the caller
-	return x.sent(x.c.head(&x.res, x.up.Complete()))
+	end := x.up.Complete() && len(x.up.Trailers()) == 0
+	if !x.sent(x.c.head(&x.res, end)) {
+		return false
+	}
+	if end {
+		return x.sent(x.c.flush())
+	}
+	return x.relayBody()
 }
 
 // relayBody passes the body on as it comes: what is here goes out in one write
@@ -69,7 +80,7 @@ func (x *exchange) relayHead() bool {
 // caller sees that.
 func (x *exchange) relayBody() bool {
 	r := x.up
-	for !r.Complete() {
+	for ended := false; !ended; {
 		if !r.ReadyNow() {
 			if !x.sent(x.c.flush()) {
 				return false
@@ -80,6 +91,7 @@ func (x *exchange) relayBody() bool {
 		if err != nil {
 			return x.bodyFailed(err)
 		}
+		ended = done
 		x.rec.BytesSent += int64(len(b))
 		var trailers []header.Field
 		if done {
@@ -110,6 +122,11 @@ func (x *exchange) bodyDeadline() time.Time {
 // cut.
 func (x *exchange) bodyFailed(err error) bool {
 	x.keepAlive = false
+	if x.c.leaving() {
+		x.rec.Flags |= telemetry.DownstreamTermination
+		x.rec.Details = "downstream_remote_reset"
+		return false
+	}
 	x.sent(x.c.flush())
 	if isTimeout(err) {
 		x.rec.Flags |= telemetry.UpstreamRequestTimeout
@@ -134,11 +151,12 @@ func (x *exchange) sent(err error) bool {
 }
 
 // returnUpstream pools the connection if both messages are through.
-func (x *exchange) returnUpstream(ok bool) {
+func (x *exchange) returnUpstream() {
 	if x.up == nil {
 		return
 	}
-	if ok && x.upKeepsAlive && x.up.Complete() && x.c.Complete() {
+	x.c.watch(nil)
+	if x.whole && x.upKeepsAlive && x.up.Complete() && x.c.Complete() && !x.c.leaving() {
 		x.up.Release(time.Now())
 	} else {
 		x.up.Close()

@@ -37,6 +37,8 @@ var (
 	connectTimeout = local{telemetry.UpstreamConnectFailure, 503, 14, "upstream_reset_before_response_started{connection_timeout}", resetBefore + "connection timeout", "connectTimeout passed; maybe a NetworkPolicy drops the packets"}
 	tlsFailure     = local{telemetry.UpstreamConnectFailure, 503, 14, "upstream_reset_before_response_started{remote_connection_failure|TLS_error}", resetBefore + "remote connection failure, transport failure reason: TLS_error", "the TLS handshake failed: see mtls verify"}
 	upstreamReset  = local{telemetry.UpstreamConnTermination, 503, 14, "upstream_reset_before_response_started{connection_termination}", resetBefore + "connection termination", "the endpoint closed the connection before it answered; under STRICT mTLS a plaintext caller sees this"}
+	remoteReset    = local{telemetry.UpstreamRemoteReset, 503, 14, "upstream_reset_before_response_started{remote_reset}", resetBefore + "remote reset", "the endpoint reset the stream"}
+	refusedStream  = local{telemetry.UpstreamRemoteReset, 503, 14, "upstream_reset_before_response_started{remote_refused_stream_reset}", resetBefore + "remote refused stream reset", "the endpoint takes no more streams, or is shutting down"}
 	upstreamBad    = local{telemetry.UpstreamProtocolError, 502, 14, "upstream_reset_before_response_started{protocol_error}", resetBefore + "protocol error", "the endpoint's answer is not valid HTTP/1.1"}
 	requestTimeout = local{telemetry.UpstreamRequestTimeout, 504, 4, "response_timeout", "upstream request timeout", "the VirtualService's timeout passed"}
 	tryTimeout     = local{telemetry.UpstreamRequestTimeout, 504, 4, "upstream_per_try_timeout", "upstream request timeout", "retries.perTryTimeout passed on the last try"}
@@ -44,6 +46,7 @@ var (
 	bodyTimeout    = local{telemetry.StreamIdleTimeout, 408, 4, "stream_idle_timeout", "stream timeout", "the request's body stood still"}
 	badPath        = local{telemetry.DownstreamProtocolError, 400, 3, "path_normalization_failed", "", "the path cannot be normalized without ambiguity"}
 	upgradeRefused = local{0, 403, 7, "upgrade_failed", "", "this protocol upgrade is not enabled"}
+	noUpgrade      = local{telemetry.UpstreamProtocolError, 502, 14, "upgrade_not_accepted", "", "the endpoint speaks HTTP/2 without extended CONNECT (RFC 8441): name its port http, not http2"}
 	bodyTooLarge   = local{0, 413, 8, "request_payload_too_large", "Payload Too Large", "the body exceeds includeRequestBodyInCheck.maxRequestBytes"}
 )
 

@@ -21,7 +21,7 @@ func (x *exchange) mayRetry(f *ir.Forward, fail *failure) bool {
 	if r == nil || r.Attempts == 0 || !x.wantsRetry(r, fail) {
 		return false
 	}
-	if !x.bodyDone && (fail == nil || fail.kind != failConnect) {
+	if !x.bodyDone && (fail == nil || fail.kind != failConnect) { // what the pump took is gone
 		return false
 	}
 	attempts := int(r.Attempts)
@@ -87,8 +87,16 @@ func (x *exchange) wantsRetry(r *ir.RetryPolicy, fail *failure) bool {
 			switch on {
 			case "5xx", "gateway-error", "reset": // Envoy counts a lost connection as a 5xx
 				return true
-			case "connect-failure", "reset-before-request", "refused-stream":
+			case "connect-failure":
 				if fail.kind == failConnect {
+					return true
+				}
+			case "refused-stream":
+				if fail.kind == failRefused {
+					return true
+				}
+			case "reset-before-request":
+				if fail.kind == failConnect || fail.kind == failRefused {
 					return true
 				}
 			}
@@ -174,6 +182,7 @@ func (x *exchange) discardResponse() {
 		}
 	}
 	if r.Complete() && x.res.KeepAlive && x.pump == nil {
+		x.c.watch(nil)
 		x.up.Release(time.Now())
 		x.up = nil
 		return

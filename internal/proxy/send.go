@@ -19,7 +19,7 @@ var errWrite = errors.New("write upstream")
 // most replayLimit, or being here already.
 func (x *exchange) readAhead() bool {
 	r := x.c
-	if x.bodyDone || r.Complete() {
+	if x.bodyDone || r.Complete() || x.req.Upgrade != "" { // what follows an upgrade is no body
 		x.bodyDone = true
 		return true
 	}
@@ -198,7 +198,7 @@ func (p *pump) pass(c caller, up upstream.Carrier, b []byte, done bool) error {
 // failedDownstream reports whether the caller's side broke.
 func (p *pump) failedDownstream() bool { return p.downstream.Load() }
 
-// stopPump ends the pump and waits for it. A body that is not through makes
+// stopPump ends the pump, wherever it waits, and waits for it. A body that is not through makes
 // the downstream connection unusable for another request.
 func (x *exchange) stopPump() {
 	p := x.pump
@@ -209,6 +209,7 @@ func (x *exchange) stopPump() {
 	case <-p.done:
 	default:
 		x.c.wake()
+		x.up.SetWriteBy(time.Unix(1, 0))
 		<-p.done
 		x.c.rearm()
 	}

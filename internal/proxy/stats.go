@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/h2"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
 
@@ -16,6 +17,55 @@ type proxyStats struct {
 	aborts, delays                        telemetry.Counter // faults
 	originValid, originInvalid            telemetry.Counter // CORS
 	faultsActive                          atomic.Int64
+	http2                                 http2Stats
+}
+
+// http2Stats sums up what peers did wrong on HTTP/2 connections that have ended.
+type http2Stats struct {
+	mu  sync.Mutex
+	sum h2.Stats // guarded by mu
+}
+
+func (s *http2Stats) add(x h2.Stats) {
+	if x == (h2.Stats{}) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := &s.sum
+	for _, c := range []struct {
+		to   *uint64
+		more uint64
+	}{
+		{&t.RapidResets, x.RapidResets}, {&t.ControlFlood, x.ControlFlood}, {&t.WindowFlood, x.WindowFlood}, {&t.HeaderFlood, x.HeaderFlood},
+		{&t.OutputFlood, x.OutputFlood}, {&t.ProtocolErrors, x.ProtocolErrors}, {&t.StreamErrors, x.StreamErrors}, {&t.HeadersTooLarge, x.HeadersTooLarge},
+		{&t.Refused, x.Refused}, {&t.ResetsReceived, x.ResetsReceived}, {&t.WriteStalls, x.WriteStalls}, {&t.PingTimeouts, x.PingTimeouts},
+	} {
+		*c.to += c.more
+	}
+}
+
+// collect exposes them under Envoy's names where it has one.
+func (s *http2Stats) collect(e *telemetry.Exposition) {
+	s.mu.Lock()
+	t := s.sum
+	s.mu.Unlock()
+	for name, v := range map[string]uint64{
+		"envoy_http2_rapid_resets":                 t.RapidResets,
+		"envoy_http2_inbound_control_frames_flood": t.ControlFlood,
+		"envoy_http2_inbound_window_update_flood":  t.WindowFlood,
+		"envoy_http2_inbound_header_flood":         t.HeaderFlood,
+		"envoy_http2_outbound_control_flood":       t.OutputFlood,
+		"envoy_http2_protocol_errors":              t.ProtocolErrors,
+		"envoy_http2_tx_reset_for_stream_error":    t.StreamErrors,
+		"envoy_http2_header_overflow":              t.HeadersTooLarge,
+		"envoy_http2_streams_refused":              t.Refused,
+		"envoy_http2_rx_reset":                     t.ResetsReceived,
+		"envoy_http2_tx_flush_timeout":             t.WriteStalls,
+		"envoy_http2_keepalive_timeout":            t.PingTimeouts,
+	} {
+		e.Add("counter", name, float64(v))
+	}
 }
 
 // Collect implements telemetry.Collector.
@@ -24,6 +74,7 @@ func (p *Proxy) Collect(e *telemetry.Exposition) {
 	p.upstream.Collect(e)
 	p.routeCounters.collect(e)
 	s := &p.stats
+	s.http2.collect(e)
 	e.Add("gauge", "envoy_listener_downstream_cx_active", float64(p.conns.count()))
 	e.Add("gauge", "envoy_http_fault_active_faults", float64(s.faultsActive.Load()))
 	for name, c := range map[string]*telemetry.Counter{

@@ -1,7 +1,11 @@
 package proxy
 
 import (
+	"crypto/sha1"
+	"encoding/base64"
+	"encoding/binary"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
@@ -11,7 +15,10 @@ import (
 // ways until either side ends.
 func (x *exchange) upgrade() {
 	x.replied, x.keepAlive = true, false
-	x.rec.Status, x.rec.Details = x.res.Status, "via_upstream"
+	x.rec.Status, x.rec.Details = 101, "via_upstream"
+	if key := x.req.Fields.First("sec-websocket-key"); key != "" && !x.res.Fields.Has("sec-websocket-accept") {
+		x.res.Fields.Add("sec-websocket-accept", websocketAccept(key)) // the upstream spoke HTTP/2
+	}
 	if !x.sent(x.c.head(&x.res, false)) || !x.sent(x.c.flush()) {
 		x.closeUpstream()
 		return
@@ -20,6 +27,21 @@ func (x *exchange) upgrade() {
 	x.rec.BytesReceived += received
 	x.rec.BytesSent += sent
 	x.closeUpstream()
+}
+
+// websocketKey makes a Sec-WebSocket-Key for a caller whose protocol needs none
+// (RFC 8441 section 5) before an upstream whose protocol does.
+func websocketKey() string {
+	var b [16]byte
+	binary.NativeEndian.PutUint64(b[:8], rand.Uint64())
+	binary.NativeEndian.PutUint64(b[8:], rand.Uint64())
+	return base64.StdEncoding.EncodeToString(b[:])
+}
+
+// websocketAccept answers a key (RFC 6455 section 4.2.2).
+func websocketAccept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // tunnelBuffer is the piece in which encrypted bytes are moved.

@@ -40,9 +40,6 @@ func (s *Set) prepare(c *ir.Cluster) (*config, error) {
 	if c.Type == ir.StrictDNS {
 		return nil, errors.New("cluster type STRICT_DNS is not supported")
 	}
-	if c.HTTP.Protocol == "http2" {
-		return nil, errors.New("HTTP/2 to the upstream is not supported")
-	}
 	var err error
 	if conf.tls, err = s.clientTLS(c.TLS); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -48,7 +49,7 @@ func (e *HandshakeError) Error() string { return "TLS handshake: " + e.Err.Error
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
 // connect dials and, where the host wants it, does the TLS handshake.
-func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
+func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, error) {
 	conf := c.conf.Load()
 	d := net.Dialer{KeepAlive: -1, Control: c.control(conf)}
 	network, address := "tcp", h.Address
@@ -73,7 +74,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 		tlsConf = conf.autoTLS
 	}
 	if tlsConf != nil {
-		tc := tls.Client(raw, tlsConf)
+		tc := tls.Client(raw, offering(tlsConf, http2))
 		if err := tc.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, &HandshakeError{err}
@@ -83,6 +84,23 @@ func (c *Cluster) connect(ctx context.Context, h *Host) (*Conn, error) {
 	conn.Reader = h1.NewReader(conn.Conn)
 	conn.peek = conn.peekFD
 	return conn, nil
+}
+
+// offering is conf with the application protocols that suit what will be
+// spoken: an offer of both would leave the choice to the peer.
+func offering(conf *tls.Config, http2 bool) *tls.Config {
+	isHTTP2 := func(p string) bool { return p == "h2" || p == "istio-h2" }
+	isHTTP1 := func(p string) bool { return strings.HasPrefix(p, "http/1") || strings.HasPrefix(p, "istio-http/1") }
+	drop := isHTTP2
+	if http2 {
+		drop = isHTTP1
+	}
+	if !slices.ContainsFunc(conf.NextProtos, drop) {
+		return conf
+	}
+	conf = conf.Clone()
+	conf.NextProtos = slices.DeleteFunc(slices.Clone(conf.NextProtos), drop)
+	return conf
 }
 
 // control sets socket options before connecting.
@@ -208,5 +226,5 @@ func (c *Cluster) Dial(h *Host, deadline time.Time) (*Conn, error) {
 	if !c.claim(h) {
 		return nil, ErrOverflow
 	}
-	return c.dial(h, deadline)
+	return c.dial(h, deadline, false)
 }

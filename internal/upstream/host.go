@@ -23,6 +23,10 @@ type Host struct {
 
 	mu   sync.Mutex
 	idle []*Conn // last in, first out: the warmest connection is used first
+	// shared are the HTTP/2 connections; guarded by mu.
+	shared    []*h2Conn
+	dialing   atomic.Bool // a request dials for HTTP/2; others wait for it
+	onlyHTTP1 atomic.Bool // the host refused HTTP/2 when asked
 
 	outlier outlier
 }
@@ -38,6 +42,7 @@ func (h *Host) update(e ir.Endpoint) {
 		return
 	}
 	h.endpoint.Store(&e)
+	h.onlyHTTP1.Store(false)
 	w := e.Workload
 	h.peer.Store(&telemetry.Peer{
 		Workload: w.Workload, Namespace: w.Namespace, Principal: w.Principal, App: w.App, Version: w.Version,
@@ -68,6 +73,7 @@ func (h *Host) remove() {
 	for _, conn := range h.takeIdle(func(*Conn) bool { return true }) {
 		conn.Close()
 	}
+	h.closeShared(func(*Conn) bool { return true })
 }
 
 // popIdle takes the most recently used connection.

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"errors"
 	"time"
 
@@ -19,9 +18,18 @@ var (
 // has closed it before it is used again.
 const staleAfter = 10 * time.Millisecond
 
+// waiter is a request in the pending queue.
 type waiter struct {
-	host *Host
-	got  chan *Conn // capacity 1; nil means "look again"
+	host  *Host
+	takes bool       // an HTTP/1.1 connection can be handed to it
+	got   chan grant // capacity 1
+}
+
+// grant ends a wait: with a connection, with the error of the dial it waited
+// for, or with neither, which means "look again".
+type grant struct {
+	conn *Conn
+	err  error
 }
 
 // BeginRequest takes one of the cluster's request slots (MaxRequests).
@@ -53,22 +61,53 @@ func (c *Cluster) BeginRetry() bool {
 // EndRetry gives the slot back.
 func (c *Cluster) EndRetry() { c.retries.Add(-1) }
 
-// Acquire returns a connection to the host, pooled or new, waiting in the
-// pending queue where the connection limit requires it. fresh asks for a new
-// one. check makes sure that a pooled connection is still open even if it was
-// used a moment ago (for requests that must not be sent twice). A zero
-// deadline means the connect timeout only.
-func (c *Cluster) Acquire(h *Host, deadline time.Time, fresh, check bool) (*Conn, error) {
-	now := time.Now()
+// Acquire returns a carrier to the host, waiting in the pending queue where the
+// connection limit requires it. http2 tells what the request came with, for
+// clusters that follow it. fresh asks for a new HTTP/1.1 connection. check makes
+// sure that a pooled one is still open even if it was used a moment ago (for
+// requests that must not be sent twice). A zero deadline means the connect
+// timeout only.
+func (c *Cluster) Acquire(h *Host, deadline time.Time, http2, fresh, check bool) (Carrier, error) {
+	switch c.conf.Load().HTTP.Protocol {
+	case protocolDownstream:
+	case protocolHTTP2:
+		http2 = true
+	default:
+		http2 = false
+	}
+	if http2 && !h.onlyHTTP1.Load() {
+		return c.acquireStream(h, deadline)
+	}
+	return c.acquireConn(h, deadline, fresh, check)
+}
+
+func (c *Cluster) acquireConn(h *Host, deadline time.Time, fresh, check bool) (Carrier, error) {
 	if !fresh {
-		if conn := c.pooled(h, now, check); conn != nil {
+		if conn := c.pooled(h, time.Now(), check); conn != nil {
 			return conn, nil
 		}
 	}
 	if c.claim(h) {
-		return c.dial(h, deadline)
+		return carrier(c.dial(h, deadline, false))
 	}
-	return c.wait(h, deadline)
+	return c.wait(&waiter{host: h, takes: true}, deadline, func() (Carrier, error) {
+		// A connection may have come free between the last look and now.
+		if conn := c.pooled(h, time.Now(), true); conn != nil {
+			return conn, nil
+		}
+		if c.claim(h) {
+			return carrier(c.dial(h, deadline, false))
+		}
+		return nil, nil
+	})
+}
+
+// carrier keeps a nil *Conn from becoming a Carrier that is not nil.
+func carrier(c *Conn, err error) (Carrier, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // pooled returns a live idle connection, closing the dead it finds.
@@ -107,8 +146,9 @@ func (c *Cluster) unclaim(h *Host) {
 	c.wakeOne(nil, nil)
 }
 
-// wait queues for a connection.
-func (c *Cluster) wait(h *Host, deadline time.Time) (*Conn, error) {
+// wait queues until try succeeds or fails; try returns neither carrier nor
+// error as long as there is nothing to be had.
+func (c *Cluster) wait(w *waiter, deadline time.Time, try func() (Carrier, error)) (Carrier, error) {
 	if n := c.pending.Add(1); n > int64(c.conf.Load().Breaker.MaxPendingRequests) {
 		c.pending.Add(-1)
 		c.stats.pendingOverflow.Add(1)
@@ -122,24 +162,22 @@ func (c *Cluster) wait(h *Host, deadline time.Time) (*Conn, error) {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
-		w := &waiter{host: h, got: make(chan *Conn, 1)}
+		w.got = make(chan grant, 1)
 		c.mu.Lock()
 		c.waiters = append(c.waiters, w)
 		c.mu.Unlock()
-		// A connection may have come free between the last look and now.
-		if conn := c.pooled(h, time.Now(), true); conn != nil {
+		if got, err := try(); got != nil || err != nil {
 			c.leave(w)
-			return conn, nil
-		}
-		if c.claim(h) {
-			c.leave(w)
-			return c.dial(h, deadline)
+			return got, err
 		}
 		select {
-		case conn := <-w.got:
-			if conn != nil {
-				conn.reused = true
-				return conn, nil
+		case g := <-w.got:
+			switch {
+			case g.err != nil:
+				return nil, g.err
+			case g.conn != nil:
+				g.conn.reused = true
+				return g.conn, nil
 			}
 		case <-timer.C:
 			c.leave(w)
@@ -159,14 +197,14 @@ func (c *Cluster) leave(w *waiter) {
 		}
 	}
 	c.mu.Unlock()
-	if conn := <-w.got; conn != nil {
-		conn.Release(time.Now())
+	if g := <-w.got; g.conn != nil {
+		g.conn.Release(time.Now())
 	} else {
 		c.wakeOne(nil, nil)
 	}
 }
 
-// wakeOne gives conn to the first waiter for that host and reports whether
+// wakeOne gives conn to the first waiter that can take it and reports whether
 // there was one; with a nil host it tells the first waiter to look again.
 func (c *Cluster) wakeOne(h *Host, conn *Conn) bool {
 	if c.pending.Load() == 0 {
@@ -175,20 +213,40 @@ func (c *Cluster) wakeOne(h *Host, conn *Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, w := range c.waiters {
-		if h == nil || w.host == h {
+		if h == nil || w.host == h && w.takes {
 			c.waiters = append(c.waiters[:i], c.waiters[i+1:]...)
-			w.got <- conn
+			w.got <- grant{conn: conn}
 			return true
 		}
 	}
 	return false
 }
 
+// wakeHost tells everybody who waits for a stream of the host. One stream that
+// came free wakes them all: they are few, and each looks again by itself.
+func (c *Cluster) wakeHost(h *Host, g grant) {
+	if c.pending.Load() == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kept := c.waiters[:0]
+	for _, w := range c.waiters {
+		if w.host == h && !w.takes {
+			w.got <- g
+		} else {
+			kept = append(kept, w)
+		}
+	}
+	clear(c.waiters[len(kept):])
+	c.waiters = kept
+}
+
 func (c *Cluster) wakeAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, w := range c.waiters {
-		w.got <- nil
+		w.got <- grant{}
 	}
 	c.waiters = nil
 }
@@ -200,15 +258,11 @@ func (c *Cluster) connectTimeout() time.Duration {
 	return defaultConnectTimeout
 }
 
-// dial opens a claimed connection.
-func (c *Cluster) dial(h *Host, deadline time.Time) (*Conn, error) {
-	limit := time.Now().Add(c.connectTimeout())
-	if !deadline.IsZero() && deadline.Before(limit) {
-		limit = deadline
-	}
-	ctx, cancel := context.WithDeadline(context.Background(), limit)
+// dial opens a claimed connection; http2 says what to offer.
+func (c *Cluster) dial(h *Host, deadline time.Time, http2 bool) (*Conn, error) {
+	ctx, cancel := c.dialContext(deadline)
 	defer cancel()
-	conn, err := c.connect(ctx, h)
+	conn, err := c.connect(ctx, h, http2)
 	if err != nil {
 		c.unclaim(h)
 		c.stats.connectFail.Add(1)
@@ -218,12 +272,14 @@ func (c *Cluster) dial(h *Host, deadline time.Time) (*Conn, error) {
 	return conn, nil
 }
 
-// closeIdle closes idle connections that match.
+// closeIdle closes idle connections that match. One whose idleSince is zero
+// carries requests: it closes with the last of them.
 func (c *Cluster) closeIdle(match func(*Conn) bool) {
 	for _, h := range c.Hosts() {
 		for _, conn := range h.takeIdle(match) {
 			conn.Close()
 		}
+		h.closeShared(match)
 	}
 }
 
@@ -238,11 +294,15 @@ func (c *Cluster) scheduleSweep(idle time.Duration) {
 	c.sweeper = time.AfterFunc(idle+idle/16+time.Millisecond, func() {
 		now := time.Now()
 		limit := c.idleTimeout()
-		c.closeIdle(func(conn *Conn) bool { return now.Sub(conn.idleSince) >= limit })
+		c.closeIdle(func(conn *Conn) bool { return !conn.idleSince.IsZero() && now.Sub(conn.idleSince) >= limit })
+		busy := false
+		for _, h := range c.Hosts() {
+			busy = busy || h.hasShared()
+		}
 		c.mu.Lock()
 		c.sweeper = nil
 		c.mu.Unlock()
-		if c.idle.Load() > 0 {
+		if c.idle.Load() > 0 || busy {
 			c.scheduleSweep(limit)
 		}
 	})

@@ -1,0 +1,260 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/h2"
+	"github.com/tulle-mesh/tulle/internal/header"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+)
+
+// Protocols that a cluster may be told to speak (ir.HTTPUpstream.Protocol).
+const (
+	protocolHTTP2      = "http2"
+	protocolDownstream = "downstream" // whatever the request came with
+)
+
+// h2Conn is one HTTP/2 connection to a host, shared by requests.
+type h2Conn struct {
+	*h2.Conn
+	raw  *Conn // holds the connection's place in the cluster's count
+	host *Host
+
+	// guarded by host.mu
+	opened  uint32 // streams so far
+	retired bool   // takes no further stream; closes with its last one
+	free    []*Stream
+}
+
+// Stream is one request on an HTTP/2 connection.
+type Stream struct {
+	*h2.Stream
+	conn  *h2Conn
+	first bool
+}
+
+var _ Carrier = (*Stream)(nil)
+
+// Protocol implements Carrier.
+func (s *Stream) Protocol() string { return telemetry.HTTP2 }
+
+// WriteHead implements Carrier. An upgrade waits for the peer's SETTINGS, which
+// say whether it accepts one (RFC 8441 section 3).
+func (s *Stream) WriteHead(h *header.Head, end bool) error {
+	if h.Upgrade != "" {
+		timer := time.NewTimer(s.conn.host.cluster.connectTimeout())
+		defer timer.Stop()
+		select {
+		case <-s.Stream.Conn().Settled():
+		case <-timer.C:
+			return os.ErrDeadlineExceeded
+		}
+		return s.Stream.WriteHead(h, false)
+	}
+	return s.Stream.WriteHead(h, end)
+}
+
+// LocalAddr implements Carrier.
+func (s *Stream) LocalAddr() net.Addr { return s.conn.raw.LocalAddr() }
+
+// LocalText implements Carrier.
+func (s *Stream) LocalText() string { return s.conn.raw.local }
+
+// Reused implements Carrier.
+func (s *Stream) Reused() bool { return !s.first }
+
+// First implements Carrier.
+func (s *Stream) First() bool { return s.first }
+
+// Secure implements Carrier.
+func (s *Stream) Secure() bool { return s.conn.raw.Secure() }
+
+// Hijack implements Carrier.
+func (s *Stream) Hijack() net.Conn { return s.Stream.NetConn() }
+
+// Release implements Carrier.
+func (s *Stream) Release(now time.Time) {
+	c, h := s.conn, s.conn.host
+	s.Stream.Close()
+	h.mu.Lock()
+	*s = Stream{}
+	c.free = append(c.free, s)
+	c.retireLocked(now)
+	idle, over := c.ActiveStreams() == 0, false
+	if idle {
+		c.raw.idleSince, over = now, c.retired
+	}
+	h.mu.Unlock()
+	switch {
+	case over:
+		c.Conn.Close()
+	case idle:
+		h.cluster.scheduleSweep(h.cluster.idleTimeout())
+	}
+	h.cluster.wakeHost(h, grant{})
+}
+
+// Close implements Carrier: what is unfinished is reset.
+func (s *Stream) Close() error {
+	s.Release(time.Now())
+	return nil
+}
+
+// retireLocked decides whether the connection has lived long enough.
+func (c *h2Conn) retireLocked(now time.Time) {
+	conf := c.host.cluster.conf.Load()
+	limit, age := conf.HTTP.MaxRequestsPerConn, conf.HTTP.MaxConnectionDuration.D()
+	if limit > 0 && c.opened >= limit || age > 0 && now.Sub(c.raw.created) >= age || c.host.removed.Load() {
+		c.retired = true
+	}
+}
+
+// open opens a stream on the least busy connection that takes one.
+func (h *Host) open(now time.Time) *Stream {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var best *h2Conn
+	limit := int(h.cluster.conf.Load().HTTP.MaxConcurrentStreams)
+	for _, c := range h.shared {
+		c.retireLocked(now)
+		active := c.ActiveStreams()
+		if c.retired || limit > 0 && active >= limit || !c.CanOpen() {
+			continue
+		}
+		if best == nil || active < best.ActiveStreams() {
+			best = c
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	stream, err := best.Conn.Open()
+	if err != nil { // it went away just now
+		return nil
+	}
+	best.opened++
+	best.raw.idleSince = time.Time{}
+	var s *Stream
+	if n := len(best.free); n > 0 {
+		s, best.free = best.free[n-1], best.free[:n-1]
+	} else {
+		s = &Stream{}
+	}
+	*s = Stream{Stream: stream, conn: best, first: best.opened == 1}
+	return s
+}
+
+// acquireStream is Acquire for HTTP/2: a stream of a connection that has room,
+// else of a new connection that one request dials and the others wait for.
+func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
+	try := func() (Carrier, error) {
+		if s := h.open(time.Now()); s != nil {
+			return s, nil
+		}
+		if h.onlyHTTP1.Load() { // found out while we waited
+			return c.acquireConn(h, deadline, false, true)
+		}
+		if !h.beginDial() {
+			return nil, nil
+		}
+		if !c.claim(h) {
+			h.endDial()
+			return nil, nil
+		}
+		carrier, err := c.dialShared(h, deadline)
+		h.endDial()
+		c.wakeHost(h, grant{err: err})
+		return carrier, err
+	}
+	if carrier, err := try(); carrier != nil || err != nil {
+		return carrier, err
+	}
+	return c.wait(&waiter{host: h}, deadline, try)
+}
+
+// beginDial makes one request at a time dial the host; endDial ends it.
+func (h *Host) beginDial() bool { return h.dialing.CompareAndSwap(false, true) }
+func (h *Host) endDial()        { h.dialing.Store(false) }
+
+// dialShared opens a claimed connection for HTTP/2. A host that insists on
+// HTTP/1.1 gets it, now and later.
+func (c *Cluster) dialShared(h *Host, deadline time.Time) (Carrier, error) {
+	conn, err := c.dial(h, deadline, true)
+	if err != nil {
+		return nil, err
+	}
+	if p := conn.negotiated(); p == "http/1.1" || p == "istio-http/1.1" {
+		h.onlyHTTP1.Store(true)
+		return conn, nil
+	}
+	shared := &h2Conn{raw: conn, host: h}
+	shared.Conn = h2.NewConn(conn.Conn, c.h2Options())
+	h.mu.Lock()
+	h.shared = append(h.shared, shared)
+	h.mu.Unlock()
+	go shared.serve()
+	if s := h.open(time.Now()); s != nil {
+		return s, nil
+	}
+	return nil, ErrOverflow // the peer takes no stream at all
+}
+
+func (c *Cluster) h2Options() h2.Options { return h2.Options{} }
+
+// serve reads the connection until it ends and takes it out of the pool.
+func (c *h2Conn) serve() {
+	_ = c.Conn.Serve() // each stream carries the reason to its request
+	h := c.host
+	h.mu.Lock()
+	c.retired = true
+	h.shared = slices.DeleteFunc(h.shared, func(x *h2Conn) bool { return x == c })
+	h.mu.Unlock()
+	c.raw.Close()
+}
+
+// negotiated is the TLS application protocol, "" for none.
+func (c *Conn) negotiated() string {
+	if s := c.TLS(); s != nil {
+		return s.NegotiatedProtocol
+	}
+	return ""
+}
+
+// closeShared closes the HTTP/2 connections that match and have no stream, and
+// retires those that have.
+func (h *Host) closeShared(match func(*Conn) bool) {
+	h.mu.Lock()
+	var idle []*h2Conn
+	for _, c := range h.shared {
+		if match(c.raw) {
+			c.retired = true
+			if c.ActiveStreams() == 0 {
+				idle = append(idle, c)
+			}
+		}
+	}
+	h.mu.Unlock()
+	for _, c := range idle {
+		c.Conn.Close()
+	}
+}
+
+// hasShared reports whether an HTTP/2 connection is open.
+func (h *Host) hasShared() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.shared) > 0
+}
+
+// dialContext is the context of one dial.
+func (c *Cluster) dialContext(deadline time.Time) (context.Context, context.CancelFunc) {
+	limit := time.Now().Add(c.connectTimeout())
+	if !deadline.IsZero() && deadline.Before(limit) {
+		limit = deadline
+	}
+	return context.WithDeadline(context.Background(), limit)
+}
