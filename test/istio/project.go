@@ -29,6 +29,9 @@ func project(e *envoy) projection {
 		p.message("cluster["+c.Name+"]", c)
 	}
 	for _, l := range e.listeners {
+		if allocated(socket(l.Address)) {
+			continue
+		}
 		p.message("listener["+socket(l.Address)+"]", l)
 	}
 	for _, r := range e.routes {
@@ -129,7 +132,9 @@ func (p projection) list(path string, fd protoreflect.FieldDescriptor, l protore
 	if fd.Message() == nil {
 		var values []string
 		for i := range l.Len() {
-			values = append(values, scalar(fd, l.Get(i)))
+			if v := scalar(fd, l.Get(i)); !allocated(v) {
+				values = append(values, v)
+			}
 		}
 		if unordered[string(fd.FullName())] {
 			sort.Strings(values)
@@ -149,6 +154,13 @@ func (p projection) list(path string, fd protoreflect.FieldDescriptor, l protore
 		}
 		p.message(path+"["+key+"]", m)
 	}
+}
+
+// allocated reports whether a domain or address is one that was given to a
+// ServiceEntry without addresses. Istio's allocation is a controller of its
+// own, which does not run here.
+func allocated(v string) bool {
+	return strings.HasPrefix(v, "240.240.") || strings.HasPrefix(v, "[2001:2::")
 }
 
 // unordered are value lists whose order means nothing.
@@ -206,7 +218,9 @@ func chainKey(m *listenerpb.FilterChainMatch) string {
 		ranges = append(ranges, fmt.Sprintf("%s/%d", r.AddressPrefix, r.GetPrefixLen().GetValue()))
 	}
 	add("to", ranges...)
-	add("transport", m.TransportProtocol)
+	if len(m.ServerNames) == 0 { // only TLS has a server name
+		add("transport", m.TransportProtocol)
+	}
 	add("sni", slices.Clone(m.ServerNames)...)
 	// Tulle takes HTTP/1.0 for HTTP; Istio does so only with a feature flag.
 	add("alpn", slices.DeleteFunc(slices.Clone(m.ApplicationProtocols), func(p string) bool { return p == "http/1.0" })...)
