@@ -75,9 +75,9 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	holder := identity.NewHolder(id.TrustDomain)
 	metrics := telemetry.NewMetrics()
-	p := proxy.New(proxy.Options{
-		TLS: &contexts{holder: holder}, Authorizer: authorizer, Mark: opts.Mark, Metrics: metrics, Log: opts.Log,
-	})
+	po := ProxyOptions(holder)
+	po.Mark, po.Metrics, po.Log = opts.Mark, metrics, opts.Log
+	p := proxy.New(po)
 	a := &agent{opts: opts, proxy: p, holder: holder, conn: conn}
 	return a.run(ctx)
 }

@@ -11,31 +11,63 @@ import (
 	"github.com/tulle-mesh/tulle/internal/extauthz"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/proxy"
 )
+
+// ProxyOptions are the hooks through which a proxy uses a workload's identity
+// and external authorizers; the caller fills in the rest.
+func ProxyOptions(h *identity.Holder) proxy.Options {
+	return proxy.Options{TLS: &contexts{holder: h}, Authorizer: authorizer}
+}
 
 // contexts makes TLS configurations from the workload's identity (proxy.TLS).
 type contexts struct{ holder *identity.Holder }
 
 // ServerTLS implements proxy.TLS.
 func (c *contexts) ServerTLS(d *ir.DownstreamTLS, secrets func(string) *ir.Secret) (*tls.Config, error) {
-	o := identity.ServerOptions{RequireClientCert: d.RequireClientCert, Accept: accept(d.SANs), ALPN: d.ALPN}
-	var err error
-	if o.MinVersion, err = identity.Version(d.MinVersion); err != nil {
+	min, err := identity.Version(d.MinVersion)
+	if err != nil {
 		return nil, err
 	}
-	if o.MaxVersion, err = identity.Version(d.MaxVersion); err != nil {
+	max, err := identity.Version(d.MaxVersion)
+	if err != nil {
 		return nil, err
 	}
 	if d.Secret == ir.SecretWorkload {
-		return c.holder.Server(o), nil
+		return c.holder.Server(identity.ServerOptions{RequireClientCert: d.RequireClientCert, Accept: accept(d.SANs), ALPN: d.ALPN, MinVersion: min, MaxVersion: max}), nil
 	}
-	s := secrets(d.Secret)
-	if s == nil {
-		return nil, fmt.Errorf("secret %s has not arrived", d.Secret)
+	t := identity.Termination{ALPN: d.ALPN, MinVersion: min, MaxVersion: max, Require: d.RequireClientCert, Optional: d.OptionalClientCert,
+		CAFile: d.CAFile, CRLFile: d.CRLFile, Accept: accept(d.SANs), SPKI: d.SPKI, Hashes: d.Hashes}
+	for _, name := range d.CipherSuites {
+		id, ok := ir.CipherSuite(name)
+		if !ok {
+			return nil, fmt.Errorf("cipher suite %s is not known", name)
+		}
+		t.CipherSuites = append(t.CipherSuites, id)
 	}
-	conf, err := identity.FromPEM(s.Cert, s.Key, s.CA, o)
+	for _, name := range append([]string{d.Secret}, d.MoreSecrets...) {
+		if name == "" {
+			continue
+		}
+		s := secrets(name)
+		if s == nil {
+			return nil, fmt.Errorf("secret %s has not arrived", name)
+		}
+		t.Certificates = append(t.Certificates, identity.ServerCertificate{Cert: s.Cert, Key: s.Key, Staple: s.Staple})
+	}
+	for _, f := range d.Files {
+		t.Certificates = append(t.Certificates, identity.ServerCertificate{CertFile: f.Cert, KeyFile: f.Key})
+	}
+	if d.ValidationSecret != "" {
+		s := secrets(d.ValidationSecret)
+		if s == nil {
+			return nil, fmt.Errorf("secret %s has not arrived", d.ValidationSecret)
+		}
+		t.CA, t.CRL = s.CA, s.CRL
+	}
+	conf, err := t.Config()
 	if err != nil {
-		return nil, fmt.Errorf("secret %s: %w", d.Secret, err)
+		return nil, fmt.Errorf("%s: %w", d.Secret, err)
 	}
 	return conf, nil
 }

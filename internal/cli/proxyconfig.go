@@ -170,6 +170,12 @@ func routeAction(r *ir.Route) (to, timeout, retries string) {
 			}
 		}
 	}
+	if r.Fault != nil {
+		to += " +fault"
+	}
+	if r.Forward != nil && len(r.Forward.Mirrors) > 0 {
+		to += " +mirror"
+	}
 	return to, timeout, retries
 }
 

@@ -13,6 +13,7 @@ type inboundPort struct {
 	number  uint16
 	service *service
 	port    *servicePort
+	ingress *ingress // what the Sidecar says of the port; nil: nothing
 }
 
 // inbound compiles what a sidecar does with connections to its workload.
@@ -22,6 +23,10 @@ func (b *builder) inbound() {
 		InspectTLS: true, InspectTimeout: b.inspectTimeout(), ContinueOnInspectTimeout: true,
 	}
 	for _, p := range b.inboundPorts() {
+		if own := p.ingress.socket(b, p.number); own != nil {
+			b.inboundListener(own, p)
+			continue
+		}
 		if p.port.protocol == protoAuto {
 			l.InspectHTTP = true
 		}
@@ -42,9 +47,16 @@ func (b *builder) inbound() {
 	b.out.Listeners = append(b.out.Listeners, l)
 }
 
-// inboundPorts are the workload's ports that services lead to; the oldest
-// service decides where two lead to one.
+// inboundPorts are the workload's ports: those its Sidecar lists, else those
+// that services lead to; the oldest service decides where two lead to one.
 func (b *builder) inboundPorts() []inboundPort {
+	if b.sidecar != nil && len(b.sidecar.Spec.Ingress) > 0 {
+		return b.ingressPorts()
+	}
+	return b.servedPorts()
+}
+
+func (b *builder) servedPorts() []inboundPort {
 	var out []inboundPort
 	seen := map[uint16]bool{}
 	for _, s := range b.Index.services {
@@ -55,7 +67,7 @@ func (b *builder) inboundPorts() []inboundPort {
 			for i := range s.ports {
 				if n := s.ports[i].portOn(w); n != 0 && !seen[n] {
 					seen[n] = true
-					out = append(out, inboundPort{n, s, &s.ports[i]})
+					out = append(out, inboundPort{number: n, service: s, port: &s.ports[i]})
 				}
 			}
 		}
@@ -95,6 +107,10 @@ func (b *builder) inboundChains(p inboundPort) []*ir.FilterChain {
 			c.TCP, c.Filters = tcp(), b.filters(false)
 		}
 		out = append(out, c)
+	}
+	if mode == string(modeDisable) && p.ingress.tls(b) != nil {
+		add("_tls", ir.ChainMatch{Transport: ir.TransportTLS}, p.ingress.tls(b), p.port.protocol.isHTTP())
+		return out // the Sidecar asks for TLS of its own: nothing else is served
 	}
 	isHTTP, auto := p.port.protocol.isHTTP(), p.port.protocol == protoAuto
 	served := istioALPN[:2]
@@ -158,13 +174,15 @@ func (b *builder) passthroughChains(port uint16) []*ir.FilterChain {
 func (b *builder) inboundCluster(p inboundPort) *ir.Cluster {
 	c := &ir.Cluster{Name: inboundName(p.number), Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), BindSource: inboundSource,
 		ConnectTimeout: b.connectTimeout(),
-		Service:        ir.ServiceRef{Host: p.service.host, Name: p.service.Name, Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
+		Service:        ir.ServiceRef{Host: p.service.host, Name: p.service.shortName(), Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
 	c.HTTP.Protocol = p.port.protocol.upstreamProtocol()
 	if r := b.ruleFor(p.service, b.node.Namespace); r != nil {
 		pol := policy{}.overlay(r.policyFrom.Spec.TrafficPolicy, r.policyFrom, "spec.trafficPolicy", p.port.number)
 		applyPool(c, pol.pool)
 		c.PolicyFrom = r.policyFrom.At("spec.trafficPolicy")
 	}
+	b.inboundPool(c, p)
+	b.forwardTo(c, p)
 	return c
 }
 

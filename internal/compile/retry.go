@@ -32,11 +32,11 @@ func (x *Index) Compatibility() (string, ir.Origin) {
 	return CompatibilityLatest, ir.Origin{}
 }
 
-// retryBase is Istio's policy where nothing is said (VS43).
+// retryBase is Istio's policy where nothing is said (VS43); it has no Origin.
 func (x *Index) retryBase() *ir.RetryPolicy {
 	p := &ir.RetryPolicy{Attempts: 2, On: []string{"connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes"}, PreviousHosts: true, HostAttempts: 5}
-	if v, origin := x.Compatibility(); v == Compatibility120 {
-		p.Codes, p.Origin = []int{503}, origin
+	if v, _ := x.Compatibility(); v == Compatibility120 {
+		p.Codes = []int{503}
 	}
 	return p
 }

@@ -42,15 +42,8 @@ func (x *Index) checkSupport() {
 	for _, g := range x.set.Gateways {
 		for i, s := range g.Spec.Servers {
 			x.refuse(&g.Meta, map[string]bool{
-				at("spec.servers", i, "bind"):                      s.Bind != "",
-				at("spec.servers", i, "tls.cipherSuites"):          len(s.Tls.GetCipherSuites()) > 0,
-				at("spec.servers", i, "tls.subjectAltNames"):       len(s.Tls.GetSubjectAltNames()) > 0,
-				at("spec.servers", i, "tls.credentialNames"):       len(s.Tls.GetCredentialNames()) > 0,
-				at("spec.servers", i, "tls.caCertCredentialName"):  s.Tls.GetCaCertCredentialName() != "",
-				at("spec.servers", i, "tls.caCrl"):                 s.Tls.GetCaCrl() != "",
-				at("spec.servers", i, "tls.verifyCertificateSpki"): len(s.Tls.GetVerifyCertificateSpki()) > 0,
-				at("spec.servers", i, "tls.verifyCertificateHash"): len(s.Tls.GetVerifyCertificateHash()) > 0,
-				at("spec.servers", i, "defaultEndpoint"):           s.DefaultEndpoint != "",
+				at("spec.servers", i, "defaultEndpoint"):        s.DefaultEndpoint != "",
+				at("spec.servers", i, "tls.insecureSkipVerify"): s.Tls.GetInsecureSkipVerify().GetValue(),
 			})
 		}
 	}
@@ -71,8 +64,14 @@ func (x *Index) refuse(m *resource.Meta, fields map[string]bool) {
 	}
 }
 
-// checkVirtualService names the match blocks that look at JWT claims (VS31).
+// checkVirtualService names the match blocks that look at JWT claims (VS31),
+// and http routes that sidecars use on port 80 only, because no service says
+// which ports their hosts have.
 func (x *Index) checkVirtualService(vs *resource.VirtualService) {
+	known := slices.ContainsFunc(x.services, func(s *service) bool { return namesHost(vs, s.host) })
+	if len(x.services) > 0 && len(vs.Spec.Http) > 0 && len(vs.Spec.Hosts) > 0 && !known && boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) {
+		x.report(resource.Warning, &vs.Meta, "spec.hosts", "none of the hosts is a service: sidecars use the routes on port 80 only, as in Istio", "declare the hosts with a ServiceEntry")
+	}
 	for i, h := range vs.Spec.Http {
 		for j, m := range h.Match {
 			for name, headers := range map[string]map[string]*networking.StringMatch{"headers": m.Headers, "withoutHeaders": m.WithoutHeaders} {

@@ -83,6 +83,9 @@ type question struct {
 	index *compile.Index
 	from  *resource.Workload
 	ask   Ask
+	sent  sent   // what leaves the caller's proxy
+	host  string // where the caller connects to
+	port  uint16
 }
 
 // fields is the headers of the question (route.Headers, authz.Headers).
@@ -103,6 +106,14 @@ func (q *question) answer() (*Answer, error) {
 	host, port, err := q.destination(snapshot)
 	if err != nil {
 		return nil, err
+	}
+	q.host, q.port = host, port
+	q.sent = sent{host: host, path: q.Path, headers: fields(q.Headers)}
+	if v, ok := q.sent.headers.Get("host"); ok {
+		q.sent.host = v
+	}
+	if !q.from.Sidecar && !q.from.Gateway {
+		return q.bare(a, host, port)
 	}
 	clusters, err := q.outbound(a, snapshot, host, port)
 	if clusters == nil || err != nil {
@@ -157,19 +168,25 @@ func (q *question) outbound(a *Answer, s *ir.Snapshot, host string, port uint16)
 		if q.from.Gateway {
 			return nil, fmt.Errorf("gateway %s does not listen on port %d", q.From, port)
 		}
-		a.step("route", fmt.Sprintf("port %d of %s is no HTTP port of any service: passed through as bytes", port, host), ir.Origin{})
+		q.unknown(a, s, host, port)
 		return nil, nil
 	}
-	if c := tcpChain(l, host, vip); c != nil {
-		a.step("route", "TCP to "+names(c.TCP.Clusters), c.Origin)
-		return c.TCP.Clusters, nil
-	}
-	if l.Chains[0].HTTP == nil {
+	c := chain(l, host, vip)
+	switch {
+	case c == nil && l.Chains[0].TLS == nil:
 		a.step("route", "no filter chain takes server name "+host+": the connection is closed", l.Origin)
 		a.end(0, "NR")
 		return nil, nil
+	case c == nil:
+		a.step("route", fmt.Sprintf("no server on port %d has a certificate for %s: the connection is reset", port, host), l.Origin)
+		return nil, nil
+	case c.TCP != nil:
+		a.step("route", "TCP to "+names(c.TCP.Clusters), c.Origin)
+		return c.TCP.Clusters, nil
+	case !upgradable(a, q.Headers, c), q.from.Gateway && !q.enter(a, c, port):
+		return nil, nil
 	}
-	return q.route(a, s, l.Chains[0].HTTP, host, port)
+	return q.route(a, s, c.HTTP, host, port)
 }
 
 // listener finds what takes a connection, as virtualOutbound hands it over.
@@ -202,10 +219,7 @@ func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, por
 	if normal, err := route.NormalizePath(h.PathNormalization, path); err == nil {
 		path = normal
 	}
-	authority := host
-	if v, ok := fields(q.Headers).Get("host"); ok {
-		authority = v
-	}
+	authority := q.sent.host
 	vh, tried, taken := t.Trace(&route.Request{Method: q.Method, Scheme: "http", Host: authority, Path: path, Query: query, Headers: fields(q.Headers)})
 	var missed []Missed
 	for _, m := range tried {

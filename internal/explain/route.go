@@ -2,7 +2,6 @@ package explain
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -32,8 +31,9 @@ func (q *question) act(a *Answer, r *route.Route, authority, path, query string,
 	for _, m := range r.Forward.Mirrors {
 		a.step("mirror", fmt.Sprintf("%s of the requests are copied to %s; its answers are thrown away", m.Share, m.Cluster), m.Origin)
 	}
+	q.sent.follow(r, path, query)
 	if p := r.Forward.Retry; p != nil && p.Attempts > 0 {
-		a.step("retry", retries(p)+q.defaults(p), p.Origin)
+		a.step("retry", retries(p)+q.defaults(p), first(p.Origin, q.versionOrigin()))
 	}
 	return r.Forward.Clusters
 }
@@ -75,11 +75,17 @@ func (q *question) outcome(r *route.Route, authority, path, query string) string
 
 // defaults says whose default a policy is that no VirtualService wrote.
 func (q *question) defaults(p *ir.RetryPolicy) string {
-	version, origin := q.index.Compatibility()
-	if p.Origin != origin && !p.Origin.IsZero() {
+	version, _ := q.index.Compatibility()
+	if !p.Origin.IsZero() {
 		return ""
 	}
 	return ", the default of Istio (" + version + ")"
+}
+
+// versionOrigin is where compatibilityVersion was written.
+func (q *question) versionOrigin() ir.Origin {
+	_, origin := q.index.Compatibility()
+	return origin
 }
 
 func retries(p *ir.RetryPolicy) string {
@@ -140,38 +146,6 @@ func (q *question) cors(a *Answer, r *route.Route) bool {
 		a.step("cors", "origin "+origin+" may read the response", r.CORS.Origin)
 	default:
 		a.step("cors", "origin "+origin+" is not allowed: the response is not decorated", r.CORS.Origin)
-	}
-	return false
-}
-
-// tcpChain is the chain that takes a connection as bytes; host stands for the
-// server name of the caller's TLS.
-func tcpChain(l *ir.Listener, host string, to netip.Addr) *ir.FilterChain {
-	var fallback *ir.FilterChain
-	for _, c := range l.Chains {
-		if c.TCP == nil || len(c.Match.Prefixes) > 0 && !covers(c.Match.Prefixes, to) {
-			continue
-		}
-		if len(c.Match.ServerNames) == 0 {
-			if fallback == nil || len(c.Match.Prefixes) > 0 {
-				fallback = c
-			}
-			continue
-		}
-		for _, n := range c.Match.ServerNames {
-			if n == host || strings.HasPrefix(n, "*.") && strings.HasSuffix(host, n[1:]) {
-				return c
-			}
-		}
-	}
-	return fallback
-}
-
-func covers(prefixes []netip.Prefix, a netip.Addr) bool {
-	for _, p := range prefixes {
-		if p.Contains(a) {
-			return true
-		}
 	}
 	return false
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/route"
 )
 
 // endpoint is where a request arrives.
@@ -26,6 +27,10 @@ func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *e
 		a.step("cluster", "cluster "+w.Name+" does not exist", w.Origin)
 		a.end(503, "NC")
 		return nil
+	}
+	if w, at := q.index.Instance(q.host, q.from.Namespace, q.port); c.Type == ir.OriginalDst && w != nil {
+		a.step("cluster", c.Name+": to the address that the caller connected to, an instance of "+q.host+", in plaintext", c.Origin)
+		return &endpoint{w, netip.AddrPortFrom(w.Address, at), false}
 	}
 	if c.Type == ir.OriginalDst || c.Name == ir.BlackHoleCluster {
 		a.step("cluster", c.Name+": outside the mesh", c.Origin)
@@ -81,13 +86,18 @@ func (q *question) inbound(a *Answer, to *endpoint) {
 	}
 	mode, origin := q.index.PeerMode(to.workload.Namespace, to.workload.Labels, to.address.Port())
 	principal := ""
+	if !q.from.Sidecar && !q.from.Gateway {
+		to.mtls = false
+	}
 	switch {
 	case to.mtls:
 		principal = q.index.Node(q.from).Principal()
 		a.step("mtls", fmt.Sprintf("%s: the caller proves %s", mode, principal), origin)
 	case mode == "STRICT":
 		a.step("mtls", "STRICT, and the caller sends plaintext: the connection is reset", origin)
-		a.end(503, "UC")
+		if q.from.Sidecar || q.from.Gateway {
+			a.end(503, "UC") // what its own proxy makes of it
+		}
 		return
 	default:
 		a.step("mtls", mode+": plaintext, without identity", origin)
@@ -98,7 +108,10 @@ func (q *question) inbound(a *Answer, to *endpoint) {
 		a.end(503, "NR")
 		return
 	}
-	q.authorize(a, chain, to, principal)
+	if chain.HTTP != nil && !upgradable(a, q.Headers, chain) {
+		return
+	}
+	q.authorize(a, chain, netip.AddrPortFrom(to.workload.Address, to.address.Port()), q.from.Address, to, principal)
 }
 
 func inboundChain(s *ir.Snapshot, port uint16, mtls bool) *ir.FilterChain {
@@ -122,17 +135,25 @@ func inboundChain(s *ir.Snapshot, port uint16, mtls bool) *ir.FilterChain {
 	return fallback
 }
 
-func (q *question) authorize(a *Answer, c *ir.FilterChain, to *endpoint, principal string) {
+// authorize runs a chain's policies for a connection from source to local; to
+// is nil at a gateway.
+func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort, source netip.Addr, to *endpoint, principal string) {
 	engine, err := authz.New(c.Filters)
 	if err != nil {
 		a.step("authorize", err.Error(), ir.Origin{})
 		a.end(503, "")
 		return
 	}
-	path, _, _ := strings.Cut(q.Path, "?")
-	in := &authz.Input{Principal: principal, SourceIP: q.from.Address, RemoteIP: q.from.Address, DestinationIP: to.workload.Address, DestinationPort: to.address.Port()}
+	in := &authz.Input{Principal: principal, SourceIP: source, RemoteIP: source, DestinationIP: local.Addr(), DestinationPort: local.Port()}
 	if c.HTTP != nil {
-		in.HTTP, in.Host, in.Method, in.Path, in.Headers = true, strings.Split(q.To, ":")[0], q.Method, path, fields(q.Headers)
+		path, _, _ := strings.Cut(q.sent.path, "?")
+		normal, err := route.NormalizePath(c.HTTP.PathNormalization, path)
+		if err != nil {
+			a.step("authorize", fmt.Sprintf("the path %s cannot be normalized without ambiguity", path), ir.Origin{})
+			a.end(400, "DPE")
+			return
+		}
+		in.HTTP, in.Host, in.Method, in.Path, in.Headers = true, q.sent.host, q.Method, normal, q.sent.headers
 	}
 	d, considered := engine.Trace(in, &asker{q, to, principal})
 	var missed []Missed
@@ -207,12 +228,16 @@ func (k *asker) Ask(f *ir.ExtAuthz) authz.Verdict {
 	if workload == "" {
 		return authz.Verdict{Err: fmt.Errorf("%s has no endpoint that is ready", f.Cluster)}
 	}
+	local, asks := netip.AddrPort{}, q.from
+	if k.to != nil {
+		local, asks = k.to.address, k.to.workload
+	}
 	return q.ask(workload, port, f, &authz.External{
-		Provider: f.Provider, HTTP: true, Method: q.Method, Path: q.Path, Host: strings.Split(q.To, ":")[0], Scheme: "http", Protocol: "HTTP/1.1",
-		SourceAddress: netip.AddrPortFrom(q.from.Address, 0), DestinationAddress: k.to.address,
-		SourcePrincipal: k.principal, DestinationPrincipal: q.index.Node(k.to.workload).Principal(), Time: time.Now(),
+		Provider: f.Provider, HTTP: true, Method: q.Method, Path: q.sent.path, Host: q.sent.host, Scheme: "http", Protocol: "HTTP/1.1",
+		SourceAddress: netip.AddrPortFrom(q.from.Address, 0), DestinationAddress: local,
+		SourcePrincipal: k.principal, DestinationPrincipal: q.index.Node(asks).Principal(), Time: time.Now(),
 		Headers: func(yield func(string, string) bool) {
-			for name, value := range q.Headers {
+			for name, value := range q.sent.headers {
 				if !yield(strings.ToLower(name), value) {
 					return
 				}
@@ -223,7 +248,11 @@ func (k *asker) Ask(f *ir.ExtAuthz) authz.Verdict {
 
 // authorizer is one ready instance behind the provider's cluster.
 func (k *asker) authorizer(f *ir.ExtAuthz) (string, uint16) {
-	set := k.q.index.Snapshot(k.q.index.Node(k.to.workload)).EndpointSet(f.Cluster)
+	asks := k.q.from // a gateway's own policies
+	if k.to != nil {
+		asks = k.to.workload
+	}
+	set := k.q.index.Snapshot(k.q.index.Node(asks)).EndpointSet(f.Cluster)
 	if set == nil {
 		return "", 0
 	}

@@ -178,24 +178,6 @@ func PeerID(cs tls.ConnectionState) string {
 	return cs.PeerCertificates[0].URIs[0].String()
 }
 
-// FromPEM makes a server configuration of a gateway credential: certificate
-// and key, and, for mutual TLS, the bundle that clients must chain to.
-func FromPEM(cert, key, ca []byte, o ServerOptions) (*tls.Config, error) {
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return nil, fmt.Errorf("certificate and key: %w", err)
-	}
-	c := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: max(o.MinVersion, tls.VersionTLS12), MaxVersion: o.MaxVersion, NextProtos: o.ALPN}
-	if o.RequireClientCert {
-		c.ClientCAs = x509.NewCertPool()
-		if !c.ClientCAs.AppendCertsFromPEM(ca) {
-			return nil, errors.New("mutual TLS needs a CA bundle (ca.crt), and there is none")
-		}
-		c.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return c, nil
-}
-
 // Version parses "1.2", "TLSV1_3" and the like; "" is 0.
 func Version(s string) (uint16, error) {
 	switch strings.TrimPrefix(strings.ReplaceAll(strings.ToUpper(s), "_", "."), "TLSV") {

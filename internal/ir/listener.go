@@ -70,15 +70,32 @@ type ChainMatch struct {
 type DownstreamTLS struct {
 	// Secret names the certificate: "default" is the workload's SVID, anything
 	// else is a gateway credential delivered as a secret.
-	Secret string `json:"secret"`
-	// RequireClientCert makes it mutual; ValidationSecret names the trust
-	// bundle ("ROOTCA" is the mesh's).
-	RequireClientCert bool     `json:"requireClientCert,omitempty"`
-	ValidationSecret  string   `json:"validationSecret,omitempty"`
-	SANs              []Match  `json:"sans,omitempty"` // peer SAN must match one; empty = any that the bundle vouches for
-	ALPN              []string `json:"alpn,omitempty"`
-	MinVersion        string   `json:"minVersion,omitempty"` // "1.2" (default) or "1.3"
-	MaxVersion        string   `json:"maxVersion,omitempty"`
+	Secret string `json:"secret,omitempty"`
+	// MoreSecrets are further certificates (RSA beside ECDSA); Files are used
+	// where no secret is named. What the client can verify decides between them.
+	MoreSecrets []string    `json:"moreSecrets,omitempty"`
+	Files       []CertFiles `json:"files,omitempty"`
+	// RequireClientCert makes it mutual, OptionalClientCert checks a certificate
+	// that the client shows; ValidationSecret names the trust bundle ("ROOTCA" is
+	// the mesh's), or else CAFile is it.
+	RequireClientCert  bool     `json:"requireClientCert,omitempty"`
+	OptionalClientCert bool     `json:"optionalClientCert,omitempty"`
+	ValidationSecret   string   `json:"validationSecret,omitempty"`
+	CAFile             string   `json:"caFile,omitempty"`
+	CRLFile            string   `json:"crlFile,omitempty"`
+	SANs               []Match  `json:"sans,omitempty"`   // peer SAN must match one; empty = any that the bundle vouches for
+	SPKI               []string `json:"spki,omitempty"`   // base64 SHA-256 of the public key; one of these or of Hashes must be the peer's
+	Hashes             []string `json:"hashes,omitempty"` // hex SHA-256 of the certificate
+	ALPN               []string `json:"alpn,omitempty"`
+	MinVersion         string   `json:"minVersion,omitempty"` // "1.2" (default) or "1.3"
+	MaxVersion         string   `json:"maxVersion,omitempty"`
+	CipherSuites       []string `json:"cipherSuites,omitempty"` // OpenSSL's names, for TLS 1.2
+}
+
+// CertFiles are PEM files on the proxy's machine.
+type CertFiles struct {
+	Cert string `json:"cert"`
+	Key  string `json:"key"`
 }
 
 // Names of the secrets every sidecar has without being told (Istio's SDS names).

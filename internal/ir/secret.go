@@ -14,6 +14,8 @@ type Secret struct {
 	Cert   []byte // PEM chain, leaf first
 	Key    []byte // PEM private key; empty for a bundle
 	CA     []byte // PEM certificates that peers must chain to
+	CRL    []byte // PEM revocation lists of CA
+	Staple []byte // OCSP response for Cert, DER
 	Origin Origin
 }
 
@@ -22,7 +24,7 @@ type Secret struct {
 // Fingerprint identifies the content without revealing it.
 func (s Secret) Fingerprint() string {
 	h := sha256.New()
-	for _, part := range [][]byte{s.Cert, s.Key, s.CA} {
+	for _, part := range [][]byte{s.Cert, s.Key, s.CA, s.CRL, s.Staple} {
 		sum := sha256.Sum256(part)
 		h.Write(sum[:])
 	}

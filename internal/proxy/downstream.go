@@ -35,6 +35,7 @@ type downstream struct {
 
 	remote, local         netip.AddrPort // local: the original destination
 	remoteText, localText string
+	hello                 hello
 	sni                   string
 	peer                  string // SPIFFE ID that TLS proved
 	peerNamespace         string
@@ -53,9 +54,7 @@ type downstream struct {
 	idle    bool // between requests: may be closed at any time
 	closing bool // close when the current request is over
 	closed  bool
-	// reauthorize reports whether a new snapshot would still accept this
-	// connection; set by TCP, whose connections outlive requests.
-	reauthorize func(next *runtime) bool
+	watches map[*watch]struct{} // what goes on here and is decided anew by every configuration
 	// shutdown lets a connection that carries several requests at once end by
 	// itself; set by HTTP/2.
 	shutdown func()
@@ -83,7 +82,7 @@ func (d *downstream) serve() {
 		d.refuse(telemetry.NoRoute, "filter_chain_not_found")
 		return
 	}
-	d.sni = hello.serverName
+	d.hello, d.sni = hello, hello.serverName
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
@@ -129,10 +128,10 @@ func (d *downstream) findListener() *listener {
 	d.local = addrPort(d.raw.LocalAddr())
 	if tc, ok := d.raw.(*net.TCPConn); ok {
 		d.fd, _ = tc.SyscallConn()
-		if l.UseOriginalDst {
-			if dst, ok := d.p.opts.OriginalDst(tc); ok {
-				d.local = dst
-			}
+	}
+	if l.UseOriginalDst {
+		if dst, ok := d.p.opts.OriginalDst(d.raw); ok {
+			d.local = dst
 		}
 	}
 	d.poll = d.pollFD
@@ -203,7 +202,7 @@ func (d *downstream) refuse(flag telemetry.Flags, details string) {
 // reset makes the close a RST: the peer sees "connection reset", not an empty
 // answer.
 func (d *downstream) reset() {
-	if tc, ok := d.raw.(*net.TCPConn); ok {
+	if tc, ok := d.raw.(interface{ SetLinger(sec int) error }); ok {
 		tc.SetLinger(0)
 	}
 }
@@ -211,7 +210,8 @@ func (d *downstream) reset() {
 // closedByPeer reports whether the peer has gone, without reading.
 func (d *downstream) closedByPeer() bool {
 	if d.fd == nil {
-		return false
+		c, ok := d.raw.(interface{ PeerClosed() bool }) // a connection without kernel: tests
+		return ok && c.PeerClosed()
 	}
 	d.gone = false
 	if err := d.fd.Read(d.poll); err != nil && !errors.Is(err, syscall.EAGAIN) {
@@ -229,7 +229,7 @@ func (d *downstream) follow() bool {
 	if rt == d.rt {
 		return true
 	}
-	chain := rt.chainOf(d.chain)
+	chain := rt.chainFor(d, d.chain)
 	if chain == nil || chain.HTTP == nil {
 		return false
 	}
@@ -291,16 +291,4 @@ func (d *downstream) abort() {
 	defer d.mu.Unlock()
 	d.closing, d.closed = true, true
 	d.raw.Close()
-}
-
-// reconsider is called for every connection after a new snapshot. HTTP looks
-// at the snapshot with each request by itself; here the connections end that
-// the new configuration would not have accepted.
-func (d *downstream) reconsider(next *runtime) {
-	d.mu.Lock()
-	f := d.reauthorize
-	d.mu.Unlock()
-	if f != nil && !f(next) {
-		d.closeIfIdle()
-	}
 }

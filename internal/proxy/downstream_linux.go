@@ -19,7 +19,11 @@ func (d *downstream) pollFD(fd uintptr) bool {
 
 // originalDst reads where a connection was going before nftables redirected
 // it (SO_ORIGINAL_DST; the IPv6 option has the same number).
-func originalDst(c *net.TCPConn) (netip.AddrPort, bool) {
+func originalDst(conn net.Conn) (netip.AddrPort, bool) {
+	c, ok := conn.(*net.TCPConn)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
 	rc, err := c.SyscallConn()
 	if err != nil {
 		return netip.AddrPort{}, false

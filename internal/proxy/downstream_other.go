@@ -10,4 +10,4 @@ import (
 func (d *downstream) pollFD(uintptr) bool { return true }
 
 // originalDst exists on Linux only; elsewhere listeners are reached directly.
-func originalDst(*net.TCPConn) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
+func originalDst(net.Conn) (netip.AddrPort, bool) { return netip.AddrPort{}, false }

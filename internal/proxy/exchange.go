@@ -153,18 +153,23 @@ func (x *exchange) authorize() bool {
 	if len(x.chain.Filters) == 0 {
 		return true
 	}
-	d := x.d
-	x.authz = authz.Input{
-		Principal: d.peer, SourceIP: d.remote.Addr(), RemoteIP: x.remoteIP(), DestinationIP: d.local.Addr(),
-		DestinationPort: d.local.Port(), SNI: d.sni, HTTP: true,
-		Host: x.req.Host, Method: x.method, Path: x.path, Headers: &x.req.Fields,
-	}
+	x.authz = x.input()
 	decision := x.chain.authz.Check(&x.authz, x)
 	if decision.Allow {
 		return x.applyVerdict(decision.External)
 	}
 	x.deny(&decision)
 	return false
+}
+
+// input is the request as policies see it.
+func (x *exchange) input() authz.Input {
+	d := x.d
+	return authz.Input{
+		Principal: d.peer, SourceIP: d.remote.Addr(), RemoteIP: x.remoteIP(), DestinationIP: d.local.Addr(),
+		DestinationPort: d.local.Port(), SNI: d.sni, HTTP: true,
+		Host: x.req.Host, Method: x.method, Path: x.path, Headers: &x.req.Fields,
+	}
 }
 
 // chooseRoute finds the route, then the cluster.

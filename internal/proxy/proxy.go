@@ -38,7 +38,10 @@ type Options struct {
 	Listen func(ctx context.Context, l *ir.Listener) (net.Listener, error)
 	// OriginalDst tells where a redirected connection was going; default
 	// SO_ORIGINAL_DST. Without an answer the local address counts.
-	OriginalDst func(c *net.TCPConn) (netip.AddrPort, bool)
+	OriginalDst func(c net.Conn) (netip.AddrPort, bool)
+	// Dial connects to an upstream host, from the address bind if it is valid;
+	// default net.Dialer with Mark and the cluster's keepalive.
+	Dial func(ctx context.Context, address string, bind netip.Addr) (net.Conn, error)
 	// Mark for upstream sockets (SO_MARK); 0 sets none.
 	Mark int
 	// MaxConnections bounds downstream connections; default 100,000.
@@ -95,7 +98,7 @@ func New(opts Options) *Proxy {
 	}
 	return &Proxy{
 		opts: opts, log: opts.Log, metrics: opts.Metrics,
-		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark}),
+		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark, Dial: opts.Dial}),
 		sockets:  map[netip.AddrPort]*socket{},
 		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{},
 	}

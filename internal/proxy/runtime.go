@@ -8,7 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
+	"reflect"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
@@ -250,22 +250,31 @@ func (rt *runtime) secret(name string) *ir.Secret {
 	return nil
 }
 
-// chainOf finds the chain of the same listener and name in another runtime.
-func (rt *runtime) chainOf(old *chain) *chain {
+// chainFor is the chain of this configuration for a connection that another
+// one accepted with the chain old: the one that would take it now, if what the connection has
+// settled (TLS, who the peer is, the protocol) is settled there alike. nil: it
+// would not be accepted as it is.
+func (rt *runtime) chainFor(d *downstream, old *chain) *chain {
 	l := rt.byName[old.listener.Name]
 	if l == nil {
 		return nil
 	}
-	if old.listener.def == old {
-		return l.def
+	c := l.match(d.local, d.hello)
+	if c == nil || (c.HTTP == nil) != (old.HTTP == nil) || !sameTLS(c.TLS, old.TLS) {
+		return nil
 	}
-	for _, c := range l.chains {
-		if c.Name == old.Name && slices.Equal(c.Match.ALPN, old.Match.ALPN) && c.Match.Port == old.Match.Port &&
-			c.Match.Transport == old.Match.Transport && (c.TLS == nil) == (old.TLS == nil) && (c.HTTP == nil) == (old.HTTP == nil) {
-			return c
-		}
+	return c
+}
+
+// sameTLS compares all that a handshake has verified; the protocols offered in
+// it play no role afterwards.
+func sameTLS(a, b *ir.DownstreamTLS) bool {
+	if a == nil || b == nil {
+		return a == b
 	}
-	return nil
+	x, y := *a, *b
+	x.ALPN, y.ALPN = nil, nil
+	return reflect.DeepEqual(x, y)
 }
 
 func selfPeer(n ir.Node) *telemetry.Peer {

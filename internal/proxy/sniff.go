@@ -96,6 +96,9 @@ func (p *putBack) Read(b []byte) (int, error) {
 	return p.Conn.Read(b)
 }
 
+// NetConn is the connection below.
+func (p *putBack) NetConn() net.Conn { return p.Conn }
+
 // CloseWrite half-closes.
 func (p *putBack) CloseWrite() error {
 	if c, ok := p.Conn.(interface{ CloseWrite() error }); ok {

@@ -14,10 +14,10 @@ type proxyStats struct {
 	connections, connectionsShed, refused telemetry.Counter
 	handshakeErrors, protocolErrors       telemetry.Counter
 	acceptErrors, requests                telemetry.Counter
+	http2                                 http2Stats
 	aborts, delays                        telemetry.Counter // faults
 	originValid, originInvalid            telemetry.Counter // CORS
 	faultsActive                          atomic.Int64
-	http2                                 http2Stats
 }
 
 // http2Stats sums up what peers did wrong on HTTP/2 connections that have ended.

@@ -34,9 +34,7 @@ func (d *downstream) serveTCP() {
 		return
 	}
 	defer up.Close()
-	d.mu.Lock()
-	d.reauthorize = s.stillAllowed
-	d.mu.Unlock()
+	defer d.watch(s.stillAllowed, d.abort)()
 	s.series = d.p.metrics.Series(s.key(d.rt))
 	if s.series != nil {
 		s.series.Opened()
@@ -86,7 +84,10 @@ func (s *tcpSession) Ask(f *ir.ExtAuthz) authz.Verdict {
 // as the old one did. Called from Apply's goroutine; it reads only what serve
 // has stopped writing.
 func (s *tcpSession) stillAllowed(next *runtime) bool {
-	c := next.chainOf(s.chain)
+	if next.byName[s.chain.listener.Name] == nil {
+		return true // a service that left the configuration refuses nothing
+	}
+	c := next.chainFor(s.downstream, s.chain)
 	if c == nil || c.TCP == nil {
 		return false
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -23,7 +24,13 @@ func (x *exchange) upgrade() {
 		x.closeUpstream()
 		return
 	}
-	received, sent := splice(x.c.hijack(), x.up.Hijack(), defaultIdle, nil)
+	down, up := x.c.hijack(), x.up.Hijack()
+	stop := x.d.watch(x.stillAllowed(), func() {
+		down.Close()
+		up.Close()
+	})
+	received, sent := splice(down, up, defaultIdle, nil)
+	stop()
 	x.rec.BytesReceived += received
 	x.rec.BytesSent += sent
 	x.closeUpstream()
@@ -82,8 +89,8 @@ func copyOne(dst, src net.Conn, idle time.Duration, last *atomic.Int64, moved fu
 		if n > 0 {
 			last.Store(time.Now().UnixNano())
 			if _, werr := dst.Write(buf[:n]); werr != nil {
-				src.Close()
 				dst.Close()
+				breakOff(src, werr)
 				return total
 			}
 			total += int64(n)
@@ -98,10 +105,33 @@ func copyOne(dst, src net.Conn, idle time.Duration, last *atomic.Int64, moved fu
 			// The other direction has moved bytes meanwhile.
 		default:
 			src.Close()
-			dst.Close()
+			breakOff(dst, err)
 			return total
 		}
 	}
+}
+
+// breakOff passes on that the other side broke: a reset stays a reset, as in
+// Envoy, and TLS that ended without its close_notify is not made to look like
+// a clean end. Our own doing (idle, drain) is an orderly close.
+func breakOff(c net.Conn, err error) {
+	if isTimeout(err) || errors.Is(err, net.ErrClosed) {
+		c.Close()
+		return
+	}
+	raw := c
+	for {
+		inner, ok := raw.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		raw = inner.NetConn()
+	}
+	if l, ok := raw.(interface{ SetLinger(sec int) error }); ok {
+		l.SetLinger(0)
+		raw.Close()
+	}
+	c.Close()
 }
 
 func halfClose(c net.Conn) {

@@ -124,6 +124,9 @@ func (p *parser) document(file string, d document) {
 		line, reason := d.line, strings.TrimPrefix(err.Error(), "yaml: ")
 		if m := yamlLine.FindStringSubmatch(reason); m != nil {
 			n, _ := strconv.Atoi(m[1])
+			if strings.Contains(reason, "did not find expected ','") {
+				n++ // yaml.v3 counts these lines from 0
+			}
 			line, reason = d.line+n-1, strings.Replace(reason, m[0], "", 1)
 		}
 		p.fileProblem(file, line, "not valid YAML: "+reason)

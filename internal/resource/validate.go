@@ -119,6 +119,9 @@ func (o *object) httpRoute(path string, r *networking.HTTPRoute) {
 			o.warn(path+".retries.perTryTimeout", fmt.Sprintf("%s is longer than the route's timeout of %s: the timeout ends the first try, and no retry follows", p.AsDuration(), t.AsDuration()))
 		}
 	}
+	if r.Timeout.AsDuration() != 0 { // 0s is in people's files and means none, though Istio's webhook refuses it
+		o.duration(path+".timeout", r.Timeout)
+	}
 	o.redirect(path+".redirect", r)
 	o.directResponse(path+".directResponse", r.DirectResponse)
 	o.rewrite(path+".rewrite", r)
@@ -189,6 +192,8 @@ var retryConditions = []string{"5xx", "gateway-error", "reset", "reset-before-re
 	"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
 
 func (o *object) retries(path string, r *networking.HTTPRetry) {
+	o.duration(path+".perTryTimeout", r.PerTryTimeout)
+	o.duration(path+".backoff", r.Backoff)
 	if r.Attempts < 0 {
 		o.fail(path+".attempts", "may not be negative")
 	}

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	networking "istio.io/api/networking/v1alpha3"
 )
 
@@ -32,6 +34,16 @@ func (o *object) wholePercent(path string, v int64) {
 	}
 }
 
+// duration: Istio takes at least a millisecond, and whole ones.
+func (o *object) duration(path string, d *durationpb.Duration) {
+	if d == nil {
+		return
+	}
+	if v := d.AsDuration(); v < time.Millisecond || v%time.Millisecond != 0 {
+		o.fail(path, fmt.Sprintf("%s: want whole milliseconds, at least 1ms", v), "leave it out for none")
+	}
+}
+
 func (o *object) fault(path string, f *networking.HTTPFaultInjection, answers bool) {
 	if f == nil {
 		return
@@ -48,9 +60,7 @@ func (o *object) fault(path string, f *networking.HTTPFaultInjection, answers bo
 		o.wholePercent(sub+".percent", int64(d.Percent)) //nolint:staticcheck // deprecated, and in people's files
 		switch t := d.HttpDelayType.(type) {
 		case *networking.HTTPFaultInjection_Delay_FixedDelay:
-			if t.FixedDelay.AsDuration().Milliseconds() < 1 {
-				o.fail(sub+".fixedDelay", "must be at least 1ms")
-			}
+			o.duration(sub+".fixedDelay", t.FixedDelay)
 			if d.Percentage == nil && d.Percent == 0 { //nolint:staticcheck // see above
 				o.warn(sub, "no percentage: nothing is delayed", "add percentage: {value: 100}")
 			}

@@ -135,6 +135,9 @@ func (h *hijacked) Read(b []byte) (int, error) {
 	return h.Conn.Read(b)
 }
 
+// NetConn is the connection below.
+func (h *hijacked) NetConn() net.Conn { return h.Conn }
+
 // CloseWrite half-closes.
 func (h *hijacked) CloseWrite() error {
 	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {

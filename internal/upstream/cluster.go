@@ -1,8 +1,10 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/netip"
 	"reflect"
 	"sync"
@@ -62,6 +64,8 @@ func (s *Set) clientTLS(t *ir.UpstreamTLS) (*tls.Config, error) {
 type Cluster struct {
 	Name string
 	mark int
+	// dialHost is Options.Dial; nil: net.Dialer. Read-only.
+	dialHost func(ctx context.Context, address string, bind netip.Addr) (net.Conn, error)
 
 	conf  atomic.Pointer[config]
 	hosts atomic.Pointer[hostSet]

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -58,7 +59,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, erro
 	} else if conf.BindSource.IsValid() {
 		d.LocalAddr = &net.TCPAddr{IP: conf.BindSource.AsSlice()}
 	}
-	raw, err := d.DialContext(ctx, network, address)
+	raw, err := c.dialRaw(ctx, &d, network, address, conf.BindSource)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -103,9 +104,20 @@ func offering(conf *tls.Config, http2 bool) *tls.Config {
 	return conf
 }
 
+// dialRaw opens the transport connection.
+func (c *Cluster) dialRaw(ctx context.Context, d *net.Dialer, network, address string, bind netip.Addr) (net.Conn, error) {
+	if c.dialHost != nil {
+		return c.dialHost(ctx, address, bind)
+	}
+	return d.DialContext(ctx, network, address)
+}
+
 // control sets socket options before connecting.
 func (c *Cluster) control(conf *config) func(network, address string, rc syscall.RawConn) error {
-	return func(_, _ string, rc syscall.RawConn) error {
+	return func(network, _ string, rc syscall.RawConn) error {
+		if network == "unix" {
+			return nil // the options are TCP's
+		}
 		var err error
 		ctl := rc.Control(func(fd uintptr) {
 			if c.mark != 0 {
@@ -131,13 +143,22 @@ func (c *Conn) dead() bool {
 		return true
 	}
 	if c.raw == nil {
-		return false
+		return readable(c.Conn)
 	}
 	c.alive = false
 	if err := c.raw.Read(c.peek); err != nil {
 		return true
 	}
 	return !c.alive
+}
+
+// readable asks a connection without kernel (see Options.Dial).
+func readable(c net.Conn) bool {
+	if tc, ok := c.(*tls.Conn); ok {
+		c = tc.NetConn()
+	}
+	r, ok := c.(interface{ Readable() bool })
+	return ok && r.Readable()
 }
 
 // TLS returns the connection's TLS state, nil on plaintext.

@@ -294,7 +294,19 @@ func (c *Cluster) scheduleSweep(idle time.Duration) {
 	c.sweeper = time.AfterFunc(idle+idle/16+time.Millisecond, func() {
 		now := time.Now()
 		limit := c.idleTimeout()
-		c.closeIdle(func(conn *Conn) bool { return !conn.idleSince.IsZero() && now.Sub(conn.idleSince) >= limit })
+		oldest := now
+		c.closeIdle(func(conn *Conn) bool {
+			if conn.idleSince.IsZero() {
+				return false
+			}
+			if now.Sub(conn.idleSince) >= limit {
+				return true
+			}
+			if conn.idleSince.Before(oldest) {
+				oldest = conn.idleSince
+			}
+			return false
+		})
 		busy := false
 		for _, h := range c.Hosts() {
 			busy = busy || h.hasShared()
@@ -303,7 +315,7 @@ func (c *Cluster) scheduleSweep(idle time.Duration) {
 		c.sweeper = nil
 		c.mu.Unlock()
 		if c.idle.Load() > 0 || busy {
-			c.scheduleSweep(limit)
+			c.scheduleSweep(limit - now.Sub(oldest))
 		}
 	})
 }

@@ -5,8 +5,11 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
+	"net/netip"
 	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -26,6 +29,10 @@ type Options struct {
 	// Mark is set on every upstream socket (SO_MARK), so that redirection
 	// rules leave the proxy's own connections alone. 0: none.
 	Mark int
+	// Dial connects to a host, from the address bind if it is valid; default
+	// net.Dialer with Mark and the cluster's keepalive. A connection that is
+	// not a socket may have Readable() bool: whether a read would not wait.
+	Dial func(ctx context.Context, address string, bind netip.Addr) (net.Conn, error)
 }
 
 // Set is every cluster of one proxy. Safe for concurrent use; Apply calls must
@@ -80,6 +87,7 @@ func (p *Prepared) Commit() map[string]*Cluster {
 		c := s.clusters[conf.Name]
 		if c == nil {
 			c = newCluster(conf, s.opts.Mark)
+			c.dialHost = s.opts.Dial
 		} else {
 			c.reconfigure(conf)
 		}

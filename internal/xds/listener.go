@@ -11,7 +11,6 @@ import (
 	tlsinspect "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcppb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
-	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -153,19 +152,4 @@ func encodeAccessLog(a *ir.AccessLog) []*accesspb.AccessLog {
 			TextFormatSource: &core.DataSource{Specifier: &core.DataSource_InlineString{InlineString: a.Format}}}}}
 	}
 	return []*accesspb.AccessLog{{Name: "envoy.access_loggers.file", ConfigType: &accesspb.AccessLog_TypedConfig{TypedConfig: pack(f)}}}
-}
-
-func downstreamTLS(t *ir.DownstreamTLS) *core.TransportSocket {
-	common := &tlspb.CommonTlsContext{AlpnProtocols: t.ALPN, TlsCertificateSdsSecretConfigs: []*tlspb.SdsSecretConfig{{Name: t.Secret, SdsConfig: adsSource()}}}
-	if t.ValidationSecret != "" {
-		secret := t.ValidationSecret
-		if secret == t.Secret {
-			secret += caSuffix
-		}
-		common.ValidationContextType = combined(secret, t.SANs)
-	}
-	versions := map[string]tlspb.TlsParameters_TlsProtocol{"1.2": tlspb.TlsParameters_TLSv1_2, "1.3": tlspb.TlsParameters_TLSv1_3}
-	common.TlsParams = &tlspb.TlsParameters{TlsMinimumProtocolVersion: versions[orDefault(t.MinVersion, "1.2")], TlsMaximumProtocolVersion: versions[t.MaxVersion]}
-	return &core.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &core.TransportSocket_TypedConfig{
-		TypedConfig: pack(&tlspb.DownstreamTlsContext{CommonTlsContext: common, RequireClientCertificate: wrapperspb.Bool(t.RequireClientCert)})}}
 }

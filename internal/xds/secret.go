@@ -19,10 +19,18 @@ func inline(b []byte) *core.DataSource {
 func encodeSecret(s *ir.Secret) []*tlspb.Secret {
 	var out []*tlspb.Secret
 	if len(s.Cert) > 0 {
-		out = append(out, &tlspb.Secret{Name: s.Name, Type: &tlspb.Secret_TlsCertificate{TlsCertificate: &tlspb.TlsCertificate{CertificateChain: inline(s.Cert), PrivateKey: inline(s.Key)}}})
+		certificate := &tlspb.TlsCertificate{CertificateChain: inline(s.Cert), PrivateKey: inline(s.Key)}
+		if len(s.Staple) > 0 {
+			certificate.OcspStaple = inline(s.Staple)
+		}
+		out = append(out, &tlspb.Secret{Name: s.Name, Type: &tlspb.Secret_TlsCertificate{TlsCertificate: certificate}})
 	}
 	if len(s.CA) > 0 {
-		out = append(out, &tlspb.Secret{Name: s.Name + caSuffix, Type: &tlspb.Secret_ValidationContext{ValidationContext: &tlspb.CertificateValidationContext{TrustedCa: inline(s.CA)}}})
+		bundle := &tlspb.CertificateValidationContext{TrustedCa: inline(s.CA)}
+		if len(s.CRL) > 0 {
+			bundle.Crl = inline(s.CRL)
+		}
+		out = append(out, &tlspb.Secret{Name: s.Name + caSuffix, Type: &tlspb.Secret_ValidationContext{ValidationContext: bundle}})
 	}
 	return out
 }
@@ -31,7 +39,6 @@ func decodeSecrets(r *Resources) ([]*ir.Secret, error) {
 	byName := map[string]*ir.Secret{}
 	var out []*ir.Secret
 	get := func(name string) *ir.Secret {
-		name = strings.TrimSuffix(name, caSuffix)
 		if byName[name] == nil {
 			byName[name] = &ir.Secret{Name: name}
 			out = append(out, byName[name])
@@ -45,10 +52,11 @@ func decodeSecrets(r *Resources) ([]*ir.Secret, error) {
 		}
 		if c := m.GetTlsCertificate(); c != nil {
 			s := get(name)
-			s.Cert, s.Key = c.CertificateChain.GetInlineBytes(), c.PrivateKey.GetInlineBytes()
+			s.Cert, s.Key, s.Staple = c.CertificateChain.GetInlineBytes(), c.PrivateKey.GetInlineBytes(), c.OcspStaple.GetInlineBytes()
 		}
 		if v := m.GetValidationContext(); v != nil {
-			get(name).CA = v.TrustedCa.GetInlineBytes()
+			s := get(strings.TrimSuffix(name, caSuffix))
+			s.CA, s.CRL = v.TrustedCa.GetInlineBytes(), v.Crl.GetInlineBytes()
 		}
 	}
 	return out, nil

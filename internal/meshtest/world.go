@@ -1,0 +1,318 @@
+// Package meshtest runs a whole mesh in one process for tests: the
+// configuration path (resource, compile, xDS encoding and back), a proxy for
+// every sidecar and gateway with certificates of a real authority, stock
+// peers as applications, and a network in memory between them. Scripts say
+// what to do and what must come of it; see README.md.
+package meshtest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/agent"
+	"github.com/tulle-mesh/tulle/internal/ca"
+	"github.com/tulle-mesh/tulle/internal/compile"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/telemetry"
+	"github.com/tulle-mesh/tulle/internal/xds"
+)
+
+// world is one mesh. Its methods belong to the goroutine that runs the script;
+// applications and requests in the background touch only what has a lock.
+type world struct {
+	net       *network
+	authority *ca.Authority
+	public    *ca.Authority // signs the certificates of applications and externals
+	docs      []document
+	set       *resource.Set
+	index     *compile.Index
+	pods      map[string]*pod // by instance
+	unready   map[string]bool // by instance
+	gone      map[string]bool // instances that were stopped
+	vips      map[string]netip.Addr
+	addresses map[string]netip.Addr
+	outside   *pod
+	externals map[string]*pod // servers outside of the mesh, by name
+	protocol  protocol
+	log       *slog.Logger
+}
+
+// pod is one instance: its namespace, its proxy if it has one, its application.
+type pod struct {
+	*resource.Workload
+	host   *host
+	proxy  *proxy.Proxy
+	holder *identity.Holder
+	log    *accessLog
+	app    *app
+	client *client
+
+	stopped bool
+}
+
+// drainTime is Istio's terminationDrainDuration.
+const drainTime = 5 * time.Second
+
+func newWorld(p protocol) (*world, error) {
+	authority, err := ca.New("cluster.local")
+	if err != nil {
+		return nil, err
+	}
+	public, err := ca.New("public")
+	if err != nil {
+		return nil, err
+	}
+	w := &world{
+		public: public, externals: map[string]*pod{},
+		net: newNetwork(), authority: authority, pods: map[string]*pod{}, unready: map[string]bool{}, gone: map[string]bool{},
+		vips: map[string]netip.Addr{}, addresses: map[string]netip.Addr{}, protocol: p, log: slog.New(slog.DiscardHandler),
+	}
+	w.outside = &pod{Workload: &resource.Workload{Name: "outside", Namespace: "default"}, host: w.net.host("outside", netip.MustParseAddr("203.0.113.9"))}
+	w.outside.client = newClient(w, w.outside)
+	return w, nil
+}
+
+// close ends everything; afterwards no goroutine of the world is left.
+func (w *world) close() {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	w.outside.client.close()
+	for _, p := range w.externals {
+		p.app.close()
+	}
+	for _, p := range w.pods {
+		p.client.close()
+		if p.app != nil {
+			p.app.close()
+		}
+	}
+	w.net.closeAll()
+	for _, p := range w.pods {
+		if p.proxy != nil && !p.stopped {
+			p.proxy.Drain(now)
+		}
+	}
+}
+
+// reconcile puts w.docs in force: whole, as a control plane does with every
+// edit. The problems are what the user is told.
+func (w *world) reconcile() ([]resource.Problem, error) {
+	var files []resource.File
+	for _, d := range w.docs {
+		files = append(files, resource.File{Name: d.file, Data: append([]byte(strings.Repeat("\n", d.line-1)), d.text...)})
+	}
+	set, problems := resource.Parse(files)
+	w.assign(set)
+	set.Workloads = w.workloads(set)
+	w.set, w.index = set, compile.Prepare(set)
+	w.translate()
+	if err := w.startPods(); err != nil {
+		return nil, err
+	}
+	for _, p := range w.pods {
+		if p.proxy == nil || w.gone[p.Name] || p.stopped {
+			continue
+		}
+		if err := w.push(p); err != nil {
+			return nil, err
+		}
+	}
+	w.stopPods()
+	return append(problems, w.index.Problems()...), nil
+}
+
+// push compiles for one proxy and carries the snapshot over the wire format.
+func (w *world) push(p *pod) error {
+	sent := w.index.Snapshot(w.index.Node(p.Workload))
+	encoded, err := xds.Encode(sent)
+	if err != nil {
+		return fmt.Errorf("%s: encode: %w", p.Name, err)
+	}
+	received, err := xds.Decode(encoded, sent.Node)
+	if err != nil {
+		return fmt.Errorf("%s: decode: %w", p.Name, err)
+	}
+	if err := p.proxy.Apply(received); err != nil {
+		return fmt.Errorf("%s: NACK: %w", p.Name, err)
+	}
+	return nil
+}
+
+// startPods makes what the set has and the world has not.
+func (w *world) startPods() error {
+	for _, wl := range w.set.Workloads {
+		if p := w.pods[wl.Name]; p != nil {
+			p.Workload = wl
+			continue
+		}
+		p := &pod{Workload: wl, host: w.net.host(wl.Name, wl.Address)}
+		p.client = newClient(w, p)
+		w.pods[wl.Name] = p
+		if !wl.Gateway {
+			var err error
+			if p.app, err = w.newApp(p, w.appPorts(wl), wl.Owner, wl.Owner+"."+wl.Namespace); err != nil {
+				return err
+			}
+		}
+		if wl.Sidecar || wl.Gateway {
+			if err := w.startProxy(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// newApp starts an application; names are what its own certificate is for, if
+// it speaks TLS.
+func (w *world) newApp(p *pod, ports map[uint16]string, names ...string) (*app, error) {
+	cert, err := w.public.ServerCertificate(names...)
+	if err != nil {
+		return nil, err
+	}
+	return newApp(p.host, p.Workload, ports, cert)
+}
+
+// stopPods stops what the set has no more.
+func (w *world) stopPods() {
+	wanted := map[string]bool{}
+	for _, wl := range w.set.Workloads {
+		wanted[wl.Name] = true
+	}
+	for name, p := range w.pods {
+		if !wanted[name] && !p.stopped {
+			p.stopped = true
+			p.stop()
+		}
+	}
+}
+
+func (w *world) startProxy(p *pod) error {
+	id, err := identity.ParseID(w.index.Node(p.Workload).Principal())
+	if err != nil {
+		return err
+	}
+	p.holder = identity.NewHolder(id.TrustDomain)
+	if err := certify(w.authority, id, p.holder); err != nil {
+		return err
+	}
+	p.log = &accessLog{}
+	o := agent.ProxyOptions(p.holder)
+	o.Listen = func(_ context.Context, l *ir.Listener) (net.Listener, error) { return p.host.listen(l.Address) }
+	o.OriginalDst, o.Dial, o.Log = originalDst, p.host.dialProxy, w.log
+	o.OpenLog = func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(p.log), nil }
+	p.proxy = proxy.New(o)
+	w.net.mu.Lock()
+	p.host.captured = p.Sidecar
+	w.net.mu.Unlock()
+	return nil
+}
+
+// stop ends a pod as Kubernetes does: its endpoints are gone from every
+// snapshot already, the sidecar drains, then the application goes.
+func (p *pod) stop() {
+	if p.proxy != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+		defer cancel()
+		p.proxy.Drain(ctx)
+	}
+	if p.app != nil {
+		p.app.close()
+	}
+}
+
+// certify issues an SVID as the agent gets it from the control plane.
+func certify(a *ca.Authority, id identity.ID, h *identity.Holder) error {
+	cert, roots, err := certificate(a, id)
+	if err != nil {
+		return err
+	}
+	return h.Set(cert, roots)
+}
+
+// certificate makes a key and has it signed.
+func certificate(a *ca.Authority, id identity.ID) (cert tls.Certificate, roots []*x509.Certificate, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return cert, nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return cert, nil, err
+	}
+	chain, err := a.Sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}), id, ca.MaxTTL)
+	if err != nil {
+		return cert, nil, err
+	}
+	cert.PrivateKey = key
+	for _, text := range chain[:len(chain)-1] {
+		block, _ := pem.Decode([]byte(text))
+		cert.Certificate = append(cert.Certificate, block.Bytes)
+	}
+	roots, err = ca.ParseCertificates([]byte(chain[len(chain)-1]))
+	return cert, roots, err
+}
+
+// podsNamed finds instances by their name, owner, app or component label.
+func (w *world) podsNamed(name string) []*pod {
+	var out []*pod
+	for _, match := range []func(*pod) bool{
+		func(p *pod) bool { return p.Name == name },
+		func(p *pod) bool { return p.Owner == name },
+		func(p *pod) bool { return p.Labels["app"] == name || p.Labels["app.kubernetes.io/component"] == name },
+	} {
+		for _, wl := range w.set.Workloads {
+			if p := w.pods[wl.Name]; p != nil && match(p) {
+				out = append(out, p)
+			}
+		}
+		if len(out) > 0 {
+			return out
+		}
+	}
+	if e := w.externals[name]; e != nil {
+		return []*pod{e}
+	}
+	return nil
+}
+
+// accessLog keeps a proxy's lines.
+type accessLog struct {
+	mu    sync.Mutex
+	lines []string
+	rest  string
+}
+
+var _ io.Writer = (*accessLog)(nil)
+
+// Write implements io.Writer.
+func (l *accessLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := strings.Split(l.rest+string(b), "\n")
+	l.lines, l.rest = append(l.lines, all[:len(all)-1]...), all[len(all)-1]
+	return len(b), nil
+}
+
+// since returns the lines after the first n.
+func (l *accessLog) since(n int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.lines[min(n, len(l.lines)):]...)
+}
