@@ -6,6 +6,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
 const (
@@ -23,7 +24,7 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	b.clusters[name] = true
 	c := &ir.Cluster{
 		Name: name, Type: s.clusterOf, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(),
-		ConnectTimeout: dur(b.mesh.ConnectTimeout, ir.Duration(10*time.Second)),
+		ConnectTimeout: b.connectTimeout(),
 		Service:        ir.ServiceRef{Host: s.host, Name: s.shortName(), Namespace: s.Namespace, Port: port.number, Subset: subsetName},
 		Origin:         s.Origin(),
 	}
@@ -71,7 +72,7 @@ func (b *builder) endpoints(c *ir.Cluster, s *service, port *servicePort, labels
 		if address == "" || !subset(labels, w.Labels) {
 			continue
 		}
-		e := &ir.Endpoint{Address: address, Weight: w.Weight, TLS: w.Sidecar, Locality: w.Locality, Workload: b.workloadRef(w)}
+		e := &ir.Endpoint{Address: address, Weight: w.Weight, TLS: w.Sidecar && b.acceptsTLS(w, number), Locality: w.Locality, Workload: b.workloadRef(w)}
 		if !w.Ready {
 			e.Health = ir.Unhealthy
 		}
@@ -87,11 +88,31 @@ func (b *builder) endpoints(c *ir.Cluster, s *service, port *servicePort, labels
 	return set
 }
 
+// acceptsTLS reports whether an instance's port takes mutual TLS: unlike the
+// decision for the whole service, this one knows PeerAuthentication of the
+// workload and of the port.
+func (x *Index) acceptsTLS(w *resource.Workload, port uint16) bool {
+	mode, _ := x.PeerMode(w.Namespace, w.Labels, port)
+	return mode != string(modeDisable)
+}
+
+// connectTimeout is the mesh's, default 10 s.
+func (x *Index) connectTimeout() ir.Duration {
+	return dur(x.mesh.ConnectTimeout, ir.Duration(10*time.Second))
+}
+
+// passthroughHTTP: connections to destinations nobody declared speak what the
+// caller speaks and are kept only briefly (Istio's figure).
+func passthroughHTTP() ir.HTTPUpstream {
+	idle := ir.Duration(5 * time.Minute)
+	return ir.HTTPUpstream{Protocol: ir.DownstreamProtocol, IdleTimeout: &idle}
+}
+
 // addSpecial adds the clusters every proxy has.
 func (b *builder) addSpecial() {
 	b.out.Clusters = append(b.out.Clusters,
 		&ir.Cluster{Name: ir.BlackHoleCluster, Type: ir.Static, Breaker: ir.DefaultBreaker(), Service: ir.ServiceRef{Name: ir.BlackHoleCluster}},
 		&ir.Cluster{Name: ir.PassthroughCluster, Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), TCPKeepalive: b.keepalive(nil),
-			ConnectTimeout: dur(b.mesh.ConnectTimeout, ir.Duration(10*time.Second)), Service: ir.ServiceRef{Name: ir.PassthroughCluster}},
+			ConnectTimeout: b.connectTimeout(), HTTP: passthroughHTTP(), Service: ir.ServiceRef{Name: ir.PassthroughCluster}},
 	)
 }

@@ -179,7 +179,7 @@ func (b *builder) tlsServer(l *ir.Listener, s *server) {
 		}
 		return
 	}
-	name := strings.Join([]string{"https", itoa(int(s.bind.Port())), s.Port.Name, s.gw.Name, s.gw.Namespace}, ".")
+	name := strings.Join([]string{"https", itoa(int(s.Port.Number)), s.Port.Name, s.gw.Name, s.gw.Namespace}, ".")
 	l.Chains = append(l.Chains, &ir.FilterChain{Name: name, TLS: tls, HTTP: b.edge(name), Filters: b.filters(true), Origin: s.gw.At(s.path()), Match: match})
 	b.out.Routes = append(b.out.Routes, b.gatewayRoutes(name, []*server{s}))
 }

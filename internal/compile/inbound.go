@@ -33,7 +33,7 @@ func (b *builder) inbound() {
 		l.Chains = append(l.Chains, b.inboundChains(p)...)
 		b.out.Clusters = append(b.out.Clusters, b.inboundCluster(p))
 		if !p.port.protocol.opaque() {
-			b.out.Routes = append(b.out.Routes, inboundRoutes(p.number))
+			b.out.Routes = append(b.out.Routes, inboundRoutes(p))
 		}
 	}
 	for _, port := range b.portLevels() {
@@ -43,7 +43,7 @@ func (b *builder) inbound() {
 	}
 	l.Chains = append(l.Chains, b.passthroughChains(0)...)
 	b.out.Clusters = append(b.out.Clusters, &ir.Cluster{Name: ir.InboundPassthrough, Type: ir.OriginalDst, LB: ir.ClusterProvided,
-		Breaker: ir.DefaultBreaker(), BindSource: inboundSource, Service: ir.ServiceRef{Name: ir.InboundPassthrough}})
+		ConnectTimeout: b.connectTimeout(), Breaker: ir.DefaultBreaker(), BindSource: inboundSource, HTTP: passthroughHTTP(), Service: ir.ServiceRef{Name: ir.InboundPassthrough}})
 	b.out.Listeners = append(b.out.Listeners, l)
 }
 
@@ -138,8 +138,9 @@ func (b *builder) inboundChains(p inboundPort) []*ir.FilterChain {
 		default:
 			add("", ir.ChainMatch{Transport: ir.TransportRaw}, nil, isHTTP)
 		}
-		// The application's own TLS passes through as it is.
-		add("_tls", ir.ChainMatch{Transport: ir.TransportTLS}, nil, false)
+		if !isHTTP { // the application's own TLS passes through as it is
+			add("_tls", ir.ChainMatch{Transport: ir.TransportTLS}, nil, false)
+		}
 	}
 	return out
 }
@@ -172,7 +173,8 @@ func (b *builder) passthroughChains(port uint16) []*ir.FilterChain {
 // service's connection pool limits hold here too, as in Istio.
 func (b *builder) inboundCluster(p inboundPort) *ir.Cluster {
 	c := &ir.Cluster{Name: inboundName(p.number), Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), BindSource: inboundSource,
-		Service: ir.ServiceRef{Host: p.service.host, Name: p.service.shortName(), Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
+		ConnectTimeout: b.connectTimeout(),
+		Service:        ir.ServiceRef{Host: p.service.host, Name: p.service.shortName(), Namespace: p.service.Namespace, Port: p.port.number}, Origin: p.service.Origin()}
 	c.HTTP.Protocol = p.port.protocol.upstreamProtocol()
 	var pol policy // the mesh's default policy is for outbound clusters
 	if r := b.inboundRule(p.service); r != nil {
@@ -187,10 +189,10 @@ func (b *builder) inboundCluster(p inboundPort) *ir.Cluster {
 
 // inboundRoutes: everything goes to the application. The retry covers the race
 // of a pooled connection that the application closes (VS44).
-func inboundRoutes(port uint16) *ir.RouteTable {
-	name := inboundName(port)
+func inboundRoutes(p inboundPort) *ir.RouteTable {
+	name := inboundName(p.number)
 	return &ir.RouteTable{Name: name, VirtualHosts: []*ir.VirtualHost{{
-		Name: "inbound|http|" + itoa(int(port)), Domains: []string{"*"},
+		Name: "inbound|http|" + itoa(int(p.port.number)), Domains: []string{"*"},
 		Routes: []*ir.Route{{Name: "default", Forward: &ir.Forward{Clusters: []ir.WeightedCluster{{Name: name}},
 			Retry: &ir.RetryPolicy{Attempts: 2, On: []string{"reset-before-request"}}}}},
 	}}}

@@ -71,7 +71,7 @@ func (b *builder) inboundListener(l *ir.Listener, p inboundPort) {
 	b.out.Listeners = append(b.out.Listeners, l)
 	b.out.Clusters = append(b.out.Clusters, b.inboundCluster(p))
 	if !p.port.protocol.opaque() {
-		b.out.Routes = append(b.out.Routes, inboundRoutes(p.number))
+		b.out.Routes = append(b.out.Routes, inboundRoutes(p))
 	}
 }
 

@@ -134,7 +134,7 @@ func (b *builder) unknownTCP() *ir.TCPProxy {
 func (b *builder) routeTable(e *egress, port uint16, name string) *ir.RouteTable {
 	t := &ir.RouteTable{Name: name}
 	taken := map[string]bool{}
-	t.VirtualHosts = unclaimed(b.extraHosts(port), taken) // first, as in Istio: a VirtualService may claim a service's short form
+	t.VirtualHosts = unclaimed(b.extraHosts(e, port), taken) // first, as in Istio: a VirtualService may claim a service's short form
 	for _, s := range e.services {
 		p := s.port(port)
 		if p == nil || b.shadowed(s, port) || !p.protocol.isHTTP() && !(e.port != 0 && e.protocol.isHTTP()) {

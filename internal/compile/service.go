@@ -214,7 +214,7 @@ func (s *service) shortName() string {
 // (Istio's generateVirtualHostDomains). Ports are stripped before comparing,
 // so they need no entries of their own.
 func (s *service) domains(from string) []string {
-	d := []string{s.host}
+	d := []string{s.host, s.host + "."} // the second is what a resolver's absolute name looks like
 	if s.entry == nil {
 		if s.Namespace == from {
 			d = append(d, s.Name)

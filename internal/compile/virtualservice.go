@@ -84,35 +84,36 @@ func boundTo(gateways []string, want, namespace string) bool {
 }
 
 // hostOn reports whether host, exact or wildcard, covers a service with an HTTP
-// port of that number which the proxy may see.
-func (b *builder) hostOn(host string, port uint16) bool {
-	for _, s := range b.services {
-		if p := s.port(port); p != nil && p.protocol == protoHTTP && hostMatches(host, s.host) && s.exportedTo(b.node.Namespace) {
+// port of that number among what an
+// egress listener lets through.
+func (e *egress) hostOn(host string, port uint16) bool {
+	for _, s := range e.services {
+		if p := s.port(port); p != nil && p.protocol.isHTTP() && hostMatches(host, s.host) {
 			return true
 		}
 	}
 	return false
 }
 
-func (b *builder) servedOn(vs *resource.VirtualService, port uint16) bool {
-	return slices.ContainsFunc(vs.Spec.Hosts, func(h string) bool { return b.hostOn(fqdn(h, vs.Namespace), port) })
+func (e *egress) servedOn(vs *resource.VirtualService, port uint16) bool {
+	return slices.ContainsFunc(vs.Spec.Hosts, func(h string) bool { return e.hostOn(fqdn(h, vs.Namespace), port) })
 }
 
 // extraHosts are virtual hosts for hosts of VirtualServices that are no HTTP
 // services on this port. As in Istio they hold on port 80, and on the ports of
 // the services that the same VirtualService is for.
-func (b *builder) extraHosts(port uint16) []*ir.VirtualHost {
+func (b *builder) extraHosts(e *egress, port uint16) []*ir.VirtualHost {
 	var out []*ir.VirtualHost
 	for _, vs := range b.set.VirtualServices {
 		if len(vs.Spec.Http) == 0 || !boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) || !b.virtualServiceVisible(vs, b.node.Namespace) {
 			continue
 		}
-		if port != 80 && !b.servedOn(vs, port) {
+		if port != 80 && !e.servedOn(vs, port) {
 			continue
 		}
 		for _, h := range vs.Spec.Hosts {
 			host := fqdn(h, vs.Namespace)
-			if host == "*" || b.hostOn(host, port) {
+			if host == "*" || e.hostOn(host, port) {
 				continue
 			}
 			routes, applied := b.httpRoutes(vs, port, "mesh")

@@ -97,13 +97,17 @@ func encodeHTTP(c *ir.FilterChain) *hcm.HttpConnectionManager {
 		StatPrefix: orDefault(h.StatPrefix, h.RouteTable), AccessLog: encodeAccessLog(h.AccessLog), UseRemoteAddress: wrapperspb.Bool(h.UseRemoteAddress), XffNumTrustedHops: uint32(h.TrustedHops),
 		RouteSpecifier: &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{ConfigSource: adsSource(), RouteConfigName: h.RouteTable}},
 		NormalizePath:  wrapperspb.Bool(h.PathNormalization != "NONE"), MergeSlashes: h.PathNormalization == "MERGE_SLASHES" || h.PathNormalization == "DECODE_AND_MERGE_SLASHES",
-		ServerName: h.ServerName,
+		ServerName:        h.ServerName,
+		StreamIdleTimeout: durationpb.New(0), // Envoy's default would end quiet streams after 5 minutes
 		ForwardClientCertDetails: map[string]hcm.HttpConnectionManager_ForwardClientCertDetails{
 			"sanitizeSet": hcm.HttpConnectionManager_SANITIZE_SET, "appendForward": hcm.HttpConnectionManager_APPEND_FORWARD}[h.ForwardClientCert],
 		SetCurrentClientCertDetails: &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: wrapperspb.Bool(true), Dns: true, Uri: true},
 	}
 	if h.ServerName == "" {
 		out.ServerHeaderTransformation = hcm.HttpConnectionManager_PASS_THROUGH
+	}
+	if h.ForwardClientCert == "sanitizeSet" { // a gateway hands on the whole certificate
+		out.SetCurrentClientCertDetails.Cert = true
 	}
 	if h.IdleTimeout > 0 {
 		out.CommonHttpProtocolOptions = &core.HttpProtocolOptions{IdleTimeout: duration(h.IdleTimeout)}

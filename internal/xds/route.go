@@ -105,8 +105,7 @@ func encodeMatch(m *ir.RouteMatch) *routepb.RouteMatch {
 }
 
 func encodeForward(f *ir.Forward) *routepb.RouteAction {
-	out := &routepb.RouteAction{Timeout: durationpb.New(f.Timeout.D()), RetryPolicy: encodeRetry(f.Retry),
-		UpgradeConfigs: []*routepb.RouteAction_UpgradeConfig{{UpgradeType: "websocket"}}}
+	out := &routepb.RouteAction{Timeout: durationpb.New(f.Timeout.D()), RetryPolicy: encodeRetry(f.Retry)}
 	// Istio sets this field, deprecated as it is: it makes Envoy look at
 	// grpc-timeout, bounded by the route's timeout.
 	out.MaxGrpcTimeout = durationpb.New(f.Timeout.D()) //nolint:staticcheck // see above
