@@ -286,6 +286,15 @@ func (c *Conn) CanOpen() bool {
 	return c.mayOpen() == nil
 }
 
+// Choked reports whether streams wait because the peer has closed the
+// connection's window: a body on a further stream would wait as well, maybe for
+// as long as somebody else's consumer does not read.
+func (c *Conn) Choked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sendWindow <= 0 && c.blocked > 0
+}
+
 func (c *Conn) mayOpen() error {
 	switch {
 	case c.err != nil:
