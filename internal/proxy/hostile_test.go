@@ -77,7 +77,7 @@ var attacks = []attack{
 	{name: "slow heads", do: sends("GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "), perConn: 48 << 10, counted: open},
 	{name: "slow bodies", do: sends("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nslow"), perConn: 160 << 10, counted: open},
 	{name: "slow chunks", do: sends("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nslow"), perConn: 160 << 10, counted: open},
-	{name: "slow readers", do: sends("GET /large HTTP/1.1\r\nHost: x\r\n\r\n"), perConn: 512 << 10, counted: open},
+	{name: "slow readers", do: sends("GET /large HTTP/1.1\r\nHost: x\r\n\r\n"), perConn: 256 << 10, counted: open},
 	{name: "header bombs", do: until("GET / HTTP/1.1\r\nHost: x\r\n", "X: "+strings.Repeat("a", 1000)+"\r\n", 10<<20), perConn: 256 << 10, counted: func(m *mesh, n int) error {
 		if got := m.a.stats.protocolErrors.Value(); got < int64(n) {
 			return fmt.Errorf("%d protocol errors are counted, want %d", got, n)
@@ -102,15 +102,14 @@ func (a *attack) run(t *testing.T, over hops, n int) {
 	if a.most > 0 {
 		n = min(n, a.most)
 	}
-	stuck := make(chan struct{})
+	stuck, large := make(chan struct{}), make([]byte, 64<<10)
 	m, others := newMeshOver(t, over, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/echo":
 			io.Copy(w, r.Body)
 		case "/large":
-			b := make([]byte, 64<<10)
 			for range 1024 {
-				if _, err := w.Write(b); err != nil {
+				if _, err := w.Write(large); err != nil {
 					return
 				}
 			}
@@ -126,6 +125,7 @@ func (a *attack) run(t *testing.T, over hops, n int) {
 	}), func(m *mesh) {
 		for _, c := range append(m.snapA.Clusters, m.snapB.Clusters...) {
 			c.Breaker.MaxConnections, c.Breaker.MaxRequests = 1<<20, 1<<20
+			c.Breaker.MaxPendingRequests = 1 << 20
 		}
 	})
 	t.Cleanup(func() { close(stuck) })

@@ -64,8 +64,19 @@ func (c *Conn) WriteHead(h *header.Head, end bool) error {
 // flushAt is how much of a body is gathered before it is written.
 const flushAt = 32 << 10
 
-// WriteData implements Carrier.
+// WriteData implements Carrier. What HTTP/2 hands over at once can be a whole
+// window: cut into pieces it does not swell the buffer, which stays with the
+// connection.
 func (c *Conn) WriteData(b []byte, end bool) error {
+	for ; len(b) > flushAt; b = b[flushAt:] {
+		if err := c.writePiece(b[:flushAt], false); err != nil {
+			return err
+		}
+	}
+	return c.writePiece(b, end)
+}
+
+func (c *Conn) writePiece(b []byte, end bool) error {
 	if c.framing == header.Open {
 		c.out = h1.AppendChunk(c.out, b)
 		if end {
