@@ -43,6 +43,7 @@ type Conn struct {
 	recvWindow int64         // what the peer may still send
 	recvCredit int64         // consumed and not yet given back
 	budget     int           // WINDOW_UPDATEs still accepted
+	pings      int           // PINGs that what we sent has earned
 
 	draining  bool // we take or open no new streams
 	drainPing bool // the second GOAWAY waits for this PING's answer
