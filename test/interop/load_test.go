@@ -12,7 +12,9 @@ import (
 	pb "google.golang.org/grpc/interop/grpc_testing"
 )
 
-type unary struct{ pb.UnimplementedTestServiceServer }
+type unary struct {
+	pb.UnimplementedTestServiceServer
+}
 
 func (unary) UnaryCall(_ context.Context, r *pb.SimpleRequest) (*pb.SimpleResponse, error) {
 	return &pb.SimpleResponse{Payload: &pb.Payload{Body: make([]byte, r.ResponseSize)}}, nil
