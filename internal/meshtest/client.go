@@ -80,7 +80,10 @@ func (c *client) dial(ctx context.Context, _, address string) (net.Conn, error) 
 		return nil, err
 	}
 	port := uint16(n)
-	addr, err := c.world.resolve(name, c.pod.Namespace)
+	addr, err := c.pod.answered(name), error(nil)
+	if !addr.IsValid() {
+		addr, err = c.world.resolve(name, c.pod.Namespace)
+	}
 	if gw := c.world.gateway(); err != nil && c.pod == c.world.outside && gw != nil {
 		addr, port, err = gw.Address, gatewayPort(gw, port), nil
 	}
