@@ -211,6 +211,8 @@ func failure(err error) string {
 		return ""
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return "reset"
+	case strings.Contains(err.Error(), "client conn could not be established"):
+		return "reset" // what net/http makes of it while it sends HTTP/2's preface
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused"
 	case errors.Is(err, context.DeadlineExceeded):
