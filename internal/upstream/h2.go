@@ -73,6 +73,9 @@ func (s *Stream) First() bool { return s.first }
 // Secure implements Carrier.
 func (s *Stream) Secure() bool { return s.conn.raw.Secure() }
 
+// Abort implements Carrier.
+func (s *Stream) Abort() { s.Stream.Reset(h2.Cancel) }
+
 // Hijack implements Carrier.
 func (s *Stream) Hijack() net.Conn { return s.Stream.NetConn() }
 
