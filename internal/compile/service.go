@@ -297,11 +297,11 @@ func clusterName(direction string, port uint16, subset, host string) string {
 }
 
 // sans are the identities that the client expects: those a ServiceEntry names,
-// or those of the instances.
+// and those of the instances.
 func (x *Index) sans(s *service) []ir.Match {
 	uris := slices.Clone(s.sans)
 	for _, w := range s.instances {
-		if p := x.principal(w); w.Sidecar && len(s.sans) == 0 && !slices.Contains(uris, p) {
+		if p := x.principal(w); w.Sidecar && !slices.Contains(uris, p) {
 			uris = append(uris, p)
 		}
 	}
