@@ -228,8 +228,10 @@ func (s *service) domains(from string) []string {
 			d = append(d, a.String())
 		}
 	}
-	if s.headless {
-		d = append(d, "*."+s.host)
+	if s.headless { // also its instances by name
+		for _, name := range slices.Clone(d) {
+			d = append(d, "*."+name)
+		}
 	}
 	for _, a := range s.aliases {
 		if a.exportedTo(from) {
@@ -296,12 +298,12 @@ func clusterName(direction string, port uint16, subset, host string) string {
 	return direction + "|" + itoa(int(port)) + "|" + subset + "|" + host
 }
 
-// sans are the identities that the client expects: those a ServiceEntry names,
-// or those of the instances.
+// sans are the identities that the client expects: those of the instances, and
+// those a ServiceEntry names.
 func (x *Index) sans(s *service) []ir.Match {
 	uris := slices.Clone(s.sans)
 	for _, w := range s.instances {
-		if p := x.principal(w); w.Sidecar && len(s.sans) == 0 && !slices.Contains(uris, p) {
+		if p := x.principal(w); w.Sidecar && !slices.Contains(uris, p) {
 			uris = append(uris, p)
 		}
 	}
