@@ -18,8 +18,9 @@ test: ## every test
 race: ## the concurrent packages under the race detector (needs a C compiler)
 	go test -race $(RACE)
 
-lint: ## vet, staticcheck, gofmt
+lint: ## vet, staticcheck, gofmt; test/istio is only formatted, its vet needs Istio's module
 	go vet ./...
+	cd test/interop && go vet ./...
 	go run $(STATICCHECK) ./...
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 
@@ -49,6 +50,9 @@ soak: ## ResearchFlow under mixed load, edits, kills and certificate renewal for
 
 istio-diff: ## what Istio's own control plane makes of our configurations beside what we make (SEED=, N=)
 	cd test/istio && go test -count=1 -timeout 60m -args -seed $(SEED) -n $(N)
+
+interop: ## grpc-go's own interoperability suite through a pair of sidecars
+	cd test/interop && go test -count=1 ./...
 
 e2e: ## the real binary, driven as a user would
 	go test -count=1 -v ./test/...

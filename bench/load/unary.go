@@ -43,7 +43,7 @@ func (s *UnaryServer) Close() { s.server.Stop() }
 func Unary(ctx context.Context, address string, workers int, d time.Duration) (*Histogram, error) {
 	conns := make([]*grpc.ClientConn, (workers+7)/8)
 	for i := range conns {
-		c, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("server"))
+		c, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("server-grpc"))
 		if err != nil {
 			return nil, err
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ca"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/nameserver"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/xds"
@@ -54,10 +55,10 @@ type Options struct {
 
 // Ports the agent serves on; 0 leaves one out. Istio's numbers are in
 // DefaultPorts.
-type Ports struct{ Admin, Agent, Ready, Metrics int }
+type Ports struct{ Admin, Agent, Ready, Metrics, DNS int }
 
 // DefaultPorts are Istio's.
-var DefaultPorts = Ports{Admin: 15000, Agent: 15020, Ready: 15021, Metrics: 15090}
+var DefaultPorts = Ports{Admin: 15000, Agent: 15020, Ready: 15021, Metrics: 15090, DNS: 15053}
 
 const defaultDrain = 5 * time.Second
 
@@ -105,6 +106,7 @@ type agent struct {
 	proxy  *proxy.Proxy
 	holder *identity.Holder
 	conn   *grpc.ClientConn
+	names  *nameserver.Server // nil: the workload's queries do not come here
 }
 
 // run owns every goroutine of the process. Order matters at both ends: no
@@ -118,6 +120,12 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	defer servers.close()
+	if a.names, err = serveNames(a.opts); err != nil {
+		return err
+	}
+	if a.names != nil {
+		defer a.names.Close()
+	}
 	rotator := ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: a.holder, TTL: a.opts.CertificateTTL, Log: a.opts.Log})
 	g.Go(func() error { return quiet(rotator.Run(inner)) })
 	g.Go(func() error {
@@ -144,7 +152,16 @@ func (a *agent) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (a *agent) apply(s *ir.Snapshot) error { return a.proxy.Apply(s) }
+// apply puts a snapshot in force: the proxy may refuse it, the names may not.
+func (a *agent) apply(s *ir.Snapshot) error {
+	if err := a.proxy.Apply(s); err != nil {
+		return err
+	}
+	if a.names != nil {
+		a.names.Apply(s)
+	}
+	return nil
+}
 
 // ready: a certificate and a configuration are there, and no drain has begun.
 func (a *agent) ready() error {

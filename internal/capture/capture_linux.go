@@ -26,7 +26,10 @@ type Options struct {
 	OutboundPort, InboundPort uint16
 	// ExcludeInbound ports are reached directly: health and metrics.
 	ExcludeInbound []uint16
-	// ExcludeOutbound addresses are left alone (the name server).
+	// DNSPort is where DNS goes, UDP and TCP, whatever server the application
+	// asks; 0 leaves it alone.
+	DNSPort uint16
+	// ExcludeOutbound addresses are left alone (the name server's other ports).
 	ExcludeOutbound []netip.Addr
 }
 
@@ -56,6 +59,10 @@ func Apply(o Options) error {
 	rule(out, mark(), loopback(), notLocalhost(), tcp(), redirect(o.InboundPort))
 	rule(out, mark(), accept)
 	rule(out, loopback(), accept)
+	if o.DNSPort != 0 {
+		rule(out, udp(), port(53), redirect(o.DNSPort))
+		rule(out, tcp(), port(53), redirect(o.DNSPort))
+	}
 	for _, a := range o.ExcludeOutbound {
 		rule(out, destination(a), accept)
 	}
@@ -114,8 +121,11 @@ func mark() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(Mark)}}
 }
 
-func tcp() []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}}}
+func tcp() []expr.Any { return protocol(unix.IPPROTO_TCP) }
+func udp() []expr.Any { return protocol(unix.IPPROTO_UDP) }
+
+func protocol(number byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}}}
 }
 
 func loopback() []expr.Any {

@@ -64,7 +64,6 @@ func warmup(lb *networking.LoadBalancerSettings) *ir.Warmup {
 		}
 		return out
 	}
-	//lint:ignore SA1019 deprecated, and in people's files
 	if d := lb.GetWarmupDurationSecs(); d != nil {
 		return &ir.Warmup{Duration: dur(d, 0), MinPercent: 10, Aggression: 1}
 	}

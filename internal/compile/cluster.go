@@ -10,6 +10,7 @@ import (
 )
 
 const (
+	defaultDNSRefresh      = ir.Duration(60 * time.Second) // MeshConfig's
 	defaultOutlierInterval = ir.Duration(10 * time.Second)
 	defaultBaseEjection    = ir.Duration(30 * time.Second)
 	defaultMaxEjection     = ir.Duration(300 * time.Second)
@@ -60,6 +61,7 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	case ir.StrictDNS, ir.LogicalDNS:
 		c.DNSRefresh = b.dnsRefresh()
 		c.Endpoints = b.endpoints(c, s, port, labels, p.lb)
+		c.DNSRefresh = dur(b.mesh.DnsRefreshRate, defaultDNSRefresh) // SE5
 	}
 	return name
 }

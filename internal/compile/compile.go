@@ -115,6 +115,7 @@ func (x *Index) Snapshot(node ir.Node) *ir.Snapshot {
 	} else {
 		b.outbound()
 		b.inbound()
+		b.names()
 	}
 	b.finish()
 	return b.out.Seal()

@@ -115,7 +115,8 @@ func inherit(root, d *networking.HTTPRoute) *networking.HTTPRoute {
 		Name: d.Name, Route: d.Route, Redirect: d.Redirect, DirectResponse: d.DirectResponse, Rewrite: d.Rewrite, Timeout: d.Timeout,
 		Retries: d.Retries, Fault: d.Fault, Mirror: d.Mirror, Mirrors: d.Mirrors, CorsPolicy: d.CorsPolicy, Headers: d.Headers,
 		MirrorPercentage: d.MirrorPercentage,
-		MirrorPercent:    d.MirrorPercent, //nolint:staticcheck // deprecated, and in people's files
+		//lint:ignore SA1019 deprecated, and in people's files
+		MirrorPercent: d.MirrorPercent,
 	}
 	switch {
 	case out.Name == "":
@@ -141,8 +142,10 @@ func inherit(root, d *networking.HTTPRoute) *networking.HTTPRoute {
 	if out.Mirrors == nil {
 		out.Mirrors = root.Mirrors
 	}
-	if out.MirrorPercent == nil { //nolint:staticcheck // see above
-		out.MirrorPercent = root.MirrorPercent //nolint:staticcheck // see above
+	//lint:ignore SA1019 deprecated, and in people's files
+	if out.MirrorPercent == nil {
+		//lint:ignore SA1019 deprecated, and in people's files
+		out.MirrorPercent = root.MirrorPercent
 	}
 	if out.MirrorPercentage == nil {
 		out.MirrorPercentage = root.MirrorPercentage

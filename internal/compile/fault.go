@@ -29,7 +29,8 @@ func (b *builder) fault(rule *httpRule) *ir.Fault {
 	if d := f.Delay; d != nil {
 		s := share(d.Percentage)
 		if d.Percentage == nil {
-			s = wholeShare(uint32(d.Percent)) //nolint:staticcheck // deprecated, and in people's files
+			//lint:ignore SA1019 deprecated, and in people's files
+			s = wholeShare(uint32(d.Percent))
 		}
 		if fixed := d.GetFixedDelay(); fixed != nil && s > 0 {
 			out.Delay = &ir.FaultDelay{Fixed: dur(fixed, 0), Share: s, Origin: rule.at("fault.delay")}
@@ -72,8 +73,10 @@ func (b *builder) mirrors(rule *httpRule, port uint16) []ir.Mirror {
 		switch {
 		case rule.MirrorPercentage != nil:
 			s = share(rule.MirrorPercentage)
-		case rule.MirrorPercent != nil: //nolint:staticcheck // deprecated, and in people's files
-			s = wholeShare(rule.MirrorPercent.Value) //nolint:staticcheck // see above
+		//lint:ignore SA1019 deprecated, and in people's files
+		case rule.MirrorPercent != nil:
+			//lint:ignore SA1019 deprecated, and in people's files
+			s = wholeShare(rule.MirrorPercent.Value)
 		}
 		vs, path := rule.owner("mirror")
 		add(vs, rule.Mirror, path, s)
@@ -106,7 +109,8 @@ func (b *builder) cors(rule *httpRule) *ir.CORS {
 		out.Origins = append(out.Origins, stringMatch(o))
 	}
 	if c.AllowOrigins == nil {
-		for _, o := range c.AllowOrigin { //nolint:staticcheck // deprecated, and in people's files
+		//lint:ignore SA1019 deprecated, and in people's files
+		for _, o := range c.AllowOrigin {
 			m := ir.Match{Kind: ir.Exact, Value: o}
 			if o == "*" { // Envoy takes an exact "*" for any origin
 				m = ir.Match{Kind: ir.Present}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,17 +113,31 @@ func directive(data []byte, name string) string {
 }
 
 func shown(s *ir.Snapshot, parts []string) any {
+	if !slices.Contains(parts, "names") { // most tests are about something else
+		c := *s
+		c.Listeners = slices.DeleteFunc(slices.Clone(s.Listeners), func(l *ir.Listener) bool { return l.DNS != nil })
+		s = &c
+	}
 	if len(parts) == 0 {
 		c := *s
 		c.Version = ""
 		return c
 	}
-	all := map[string]any{"listeners": s.Listeners, "routes": s.Routes, "clusters": s.Clusters, "endpoints": s.Endpoints, "secrets": s.Secrets}
+	all := map[string]any{"listeners": s.Listeners, "routes": s.Routes, "clusters": s.Clusters, "endpoints": s.Endpoints, "secrets": s.Secrets, "names": named(s)}
 	out := map[string]any{}
 	for _, p := range parts {
 		out[p] = all[p]
 	}
 	return out
+}
+
+func named(s *ir.Snapshot) *ir.DNS {
+	for _, l := range s.Listeners {
+		if l.DNS != nil {
+			return l.DNS
+		}
+	}
+	return nil
 }
 
 func nodeNamed(t *testing.T, x *Index, name string) ir.Node {

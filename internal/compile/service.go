@@ -298,8 +298,8 @@ func clusterName(direction string, port uint16, subset, host string) string {
 	return direction + "|" + itoa(int(port)) + "|" + subset + "|" + host
 }
 
-// sans are the identities that the client expects: those of the instances, and
-// those a ServiceEntry names.
+// sans are the identities that the client expects: those a ServiceEntry names,
+// and those of the instances.
 func (x *Index) sans(s *service) []ir.Match {
 	uris := slices.Clone(s.sans)
 	for _, w := range s.instances {

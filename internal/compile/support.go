@@ -1,10 +1,12 @@
 package compile
 
 import (
-	networking "istio.io/api/networking/v1alpha3"
 	"net/netip"
 	"slices"
 	"strings"
+
+	meshv1 "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -22,7 +24,9 @@ func (x *Index) checkSupport() {
 		x.set = withDenied(x.set, d)
 	}
 	x.refuse(&x.set.MeshFrom, map[string]bool{
-		"data.mesh.trustDomainAliases": len(x.mesh.TrustDomainAliases) > 0,
+		"data.mesh.trustDomainAliases":         len(x.mesh.TrustDomainAliases) > 0,
+		"data.mesh.serviceEntryVisibility":     x.mesh.ServiceEntryVisibility != nil,
+		"data.mesh.outboundTrafficPolicy.mode": x.mesh.GetOutboundTrafficPolicy().GetMode() > meshv1.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, // dynamic DNS
 	})
 	for _, vs := range x.set.VirtualServices {
 		x.checkVirtualService(vs)

@@ -163,6 +163,9 @@ func (q *question) destination(s *ir.Snapshot) (string, uint16, error) {
 // outbound follows the caller's proxy: listener, then route or TCP.
 func (q *question) outbound(a *Answer, s *ir.Snapshot, host string, port uint16) ([]ir.WeightedCluster, error) {
 	vip := q.index.ServiceAddress(host, q.from.Namespace)
+	if a, err := netip.ParseAddr(host); err == nil {
+		vip = a
+	}
 	l := listener(s, vip, port)
 	if l == nil {
 		if q.from.Gateway {
@@ -193,7 +196,7 @@ func (q *question) outbound(a *Answer, s *ir.Snapshot, host string, port uint16)
 func listener(s *ir.Snapshot, vip netip.Addr, port uint16) *ir.Listener {
 	var wildcard *ir.Listener
 	for _, l := range s.Listeners {
-		if l.Direction != ir.Outbound || l.Address.Port() != port || len(l.Chains) == 0 {
+		if l.Direction != ir.Outbound || l.Address.Port() != port || l.DNS != nil || l.UseOriginalDst || len(l.Chains) == 0 && l.Default == nil {
 			continue
 		}
 		if l.Address.Addr() == vip {

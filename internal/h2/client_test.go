@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -96,6 +97,53 @@ func TestOpenLimits(t *testing.T) {
 	r.until(func(f http2.Frame) bool { return f.Header().Type == http2.FramePing })
 	if _, err := c.Open(); err != ErrGoingAway {
 		t.Error(err)
+	}
+}
+
+// TestUnreadResponseLeavesTheWindow: what one consumer leaves unread is no
+// reason for the other streams of the connection to wait.
+func TestUnreadResponseLeavesTheWindow(t *testing.T) {
+	r, c := rawServer(t, Options{StreamWindow: 60_000, ConnWindow: defaultWindow})
+	unread := send(t, c, true)
+	defer unread.Close()
+	r.headers(1, false, ":status", "200")
+	for range 6 {
+		r.fr.WriteData(1, false, make([]byte, 10_000))
+	}
+	if err := r.until(func(f http2.Frame) bool {
+		w, ok := f.(*http2.WindowUpdateFrame)
+		return ok && w.StreamID == 0 && w.Increment >= 40_000
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestChoked: the connection says so while a body waits for its window, and no
+// longer.
+func TestChoked(t *testing.T) {
+	r, c := rawServer(t, Options{}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
+	s := send(t, c, false)
+	defer s.Close()
+	if c.Choked() {
+		t.Error("choked without a body")
+	}
+	wrote := make(chan error)
+	go func() { wrote <- s.WriteData(make([]byte, defaultWindow+1), true) }()
+	got := 0
+	if err := r.until(func(f http2.Frame) bool {
+		if d, ok := f.(*http2.DataFrame); ok {
+			got += len(d.Data())
+		}
+		return got == defaultWindow
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for !c.Choked() { // the window is used up; the writer waits at once
+		runtime.Gosched()
+	}
+	r.fr.WriteWindowUpdate(0, 1)
+	if err := <-wrote; err != nil || c.Choked() {
+		t.Error(err, c.Choked())
 	}
 }
 

@@ -43,6 +43,7 @@ type Conn struct {
 	recvWindow int64         // what the peer may still send
 	recvCredit int64         // consumed and not yet given back
 	budget     int           // WINDOW_UPDATEs still accepted
+	pings      int           // PINGs that what we sent has earned
 
 	draining  bool // we take or open no new streams
 	drainPing bool // the second GOAWAY waits for this PING's answer
@@ -283,6 +284,15 @@ func (c *Conn) CanOpen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.mayOpen() == nil
+}
+
+// Choked reports whether streams wait because the peer has closed the
+// connection's window: a body on a further stream would wait as well, maybe for
+// as long as somebody else's consumer does not read.
+func (c *Conn) Choked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sendWindow <= 0 && c.blocked > 0
 }
 
 func (c *Conn) mayOpen() error {

@@ -89,8 +89,10 @@ func (c *Conn) onPing(f *frame) error {
 	if len(f.payload) != 8 {
 		return &ConnError{Code: FrameSizeError, Reason: "PING is not 8 bytes"}
 	}
-	if err := c.flooded(); err != nil {
-		return err
+	if !c.earnedPing() {
+		if err := c.flooded(); err != nil {
+			return err
+		}
 	}
 	data := binary.BigEndian.Uint64(f.payload)
 	c.mu.Lock()

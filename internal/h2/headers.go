@@ -135,7 +135,7 @@ func (c *Conn) onRequest(s *Stream, id uint32, end bool, block []byte) error {
 		return c.refuse(id, RefusedStream)
 	}
 	s.open(id)
-	c.budget = min(c.budget+windowPerFrame, windowBurst)
+	c.earn()
 	s.headRead, s.declared = true, declared(m)
 	if end {
 		s.endRecv()

@@ -25,11 +25,30 @@ const (
 	controlBurst, controlRate = 1000, 200
 	windowBurst               = 10000 // WINDOW_UPDATEs, plus windowPerFrame per DATA frame and stream
 	windowPerFrame            = 10
+	pingsPerFrame             = 2 // gRPC measures the path with a PING for what it receives
 	maxBlockFactor            = 2 // of MaxHeaderBytes: an encoded header block's length
 	maxContinuations          = 64
 	maxControlOutput          = 1 << 20 // bytes waiting that no stream wrote
 	maxInterim                = 16      // 1xx responses nobody has read yet
 )
+
+// earn lets the peer send more control frames, in proportion to the DATA and
+// streams that call for them. With mu held.
+func (c *Conn) earn() {
+	c.budget = min(c.budget+windowPerFrame, windowBurst)
+	c.pings = min(c.pings+pingsPerFrame, controlBurst)
+}
+
+// earnedPing reports whether a PING is one of those.
+func (c *Conn) earnedPing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pings == 0 {
+		return false
+	}
+	c.pings--
+	return true
+}
 
 // bucket is a token bucket that looks at the clock only when it is empty.
 type bucket struct {

@@ -27,8 +27,10 @@ type Options struct {
 	// StreamWindow is how much of a body may arrive unread; 256 KiB: 100 ms at
 	// 20 Mbit/s or 1 ms at 2 Gbit/s, and what one stream can cost in memory.
 	StreamWindow uint32
-	// ConnWindow is the same for all streams together; 4 MiB: sixteen
-	// stalled streams before the others feel it.
+	// ConnWindow is the same for all streams of a server's connection
+	// together; 4 MiB: sixteen stalled streams before the others feel it, and
+	// before Choked tells the client. For a client it is how much may be under
+	// way at once.
 	ConnWindow uint32
 	// MaxHeaderBytes bounds a decoded header list, counted as RFC 7541 section
 	// 4.1 does; 60 KiB as in Envoy.

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 the deprecated API is the stock peer that these tests are about
+
 package h2
 
 import (

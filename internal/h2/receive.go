@@ -72,6 +72,9 @@ func (c *Conn) onData(f *frame) error {
 		return &ConnError{Code: FlowControlError, Reason: "DATA beyond the connection's window"}
 	}
 	c.recvWindow -= size
+	if !c.opts.Server {
+		c.restoreNow(size)
+	}
 	s := c.streams[f.stream]
 	if s == nil || s.recvEnd {
 		c.creditUnread(size)
@@ -101,6 +104,19 @@ func (c *Conn) onData(f *frame) error {
 	}
 	c.wakeReader(s)
 	return nil
+}
+
+// restoreNow gives a server its connection window back for what has just
+// arrived. Were it to wait for the consumers, a few callers who stop reading
+// would stop everybody whose responses share the connection; what they leave
+// unread is bounded by their streams' windows and by how many streams we open.
+// A server cannot do so: its client decides how many streams there are.
+func (c *Conn) restoreNow(n int64) {
+	before := len(c.output.buf)
+	c.restore(n)
+	if len(c.output.buf) > before {
+		c.in.answered = true
+	}
 }
 
 // creditUnread returns the window of DATA that no consumer will take.

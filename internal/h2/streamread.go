@@ -77,8 +77,17 @@ func (s *Stream) giveBack(n int64) {
 	}
 }
 
-// credit does the same for the connection's window.
+// credit does the same for a server's connection window; a client's has been
+// restored already.
 func (c *Conn) credit(n int64) {
+	if c.opts.Server {
+		c.restore(n)
+	}
+}
+
+// restore returns n bytes of the connection's window, once they are worth a
+// frame.
+func (c *Conn) restore(n int64) {
 	c.recvCredit += n
 	if c.recvCredit >= int64(c.opts.ConnWindow)/2 {
 		c.output.buf = appendWindow(c.output.buf, 0, c.recvCredit)

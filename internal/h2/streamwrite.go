@@ -61,7 +61,7 @@ func (s *Stream) openUpstream(h *header.Head) error {
 	}
 	s.open(c.nextID)
 	c.nextID += 2
-	c.budget = min(c.budget+windowPerFrame, windowBurst)
+	c.earn()
 	return nil
 }
 
@@ -256,7 +256,7 @@ func (s *Stream) WriteData(b []byte, end bool) error {
 			c.output.buf = append(appendFrame(c.output.buf, int(n), frameData, flags, s.id), b[:n]...)
 			s.sendWindow -= n
 			c.sendWindow -= n
-			c.budget = min(c.budget+windowPerFrame, windowBurst)
+			c.earn()
 		}
 		b = b[n:]
 		if err := s.wrote(last && end); err != nil {

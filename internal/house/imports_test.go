@@ -26,7 +26,7 @@ header < h1, h2;
 ir < resource;                                  # for Origin only: where the user wrote something
 resource < source;
 resource, ir < compile;
-ir < route, authz;
+ir < route, authz, nameserver;
 identity < ca;
 authz, ir < opa, extauthz;
 ir, telemetry, header, h1, h2 < upstream;
@@ -38,7 +38,7 @@ NONE < capture;
 capture, resource, ir < machine;
 capture < agent;
 resource, source, compile, explain, xds, admin, ir < control;
-xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, opa, upstream < agent;
+xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, opa, upstream, nameserver < agent;
 control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, ir, identity, admin < up;
 up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
 cli < cmd/tulle;

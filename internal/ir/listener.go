@@ -33,7 +33,25 @@ type Listener struct {
 	// connection without chain is closed with flag NR.
 	Chains  []*FilterChain `json:"chains,omitempty"`
 	Default *FilterChain   `json:"default,omitempty"`
-	Origin  Origin         `json:"origin,omitzero"`
+	// DNS makes the listener a name server, over UDP and TCP; then it has no
+	// chains.
+	DNS    *DNS   `json:"dns,omitempty"`
+	Origin Origin `json:"origin,omitzero"`
+}
+
+// DNS is what a sidecar's name server knows; it asks the workload's own name
+// servers for the rest.
+type DNS struct {
+	// Search are the suffixes that the workload's resolver tries on a name, so
+	// that "api.example.com.shop.svc.cluster.local" is known for what it is.
+	Search []string `json:"search,omitempty"`
+	Names  []Name   `json:"names,omitempty"`
+}
+
+// Name is a host, or "*.suffix", in lower case and without a dot at its end.
+type Name struct {
+	Host      string       `json:"host"`
+	Addresses []netip.Addr `json:"addresses,omitempty"`
 }
 
 // FilterChain says how one kind of connection is served.

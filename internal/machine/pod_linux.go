@@ -73,7 +73,7 @@ func (p *pod) start() error {
 		return err
 	}
 	if p.spec.Sidecar {
-		if err := capture.Apply(capture.Options{NetNS: p.ns.fd, OutboundPort: 15001, InboundPort: 15006, ExcludeInbound: unredirected, ExcludeOutbound: []netip.Addr{Gateway}}); err != nil {
+		if err := capture.Apply(capture.Options{NetNS: p.ns.fd, OutboundPort: 15001, InboundPort: 15006, DNSPort: 15053, ExcludeInbound: unredirected, ExcludeOutbound: []netip.Addr{Gateway}}); err != nil {
 			return err
 		}
 	}

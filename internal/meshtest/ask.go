@@ -112,7 +112,7 @@ func (r *runner) from(st *step, text string) error {
 	if err != nil {
 		return err
 	}
-	if q.req.method == "TCP" {
+	if q.req.method == "TCP" || q.req.method == "TLS" {
 		r.pause(logBatch) // TCP's log lines carry no number: the earlier ones must be written
 	}
 	mark := r.marks()

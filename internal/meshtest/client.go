@@ -80,7 +80,10 @@ func (c *client) dial(ctx context.Context, _, address string) (net.Conn, error) 
 		return nil, err
 	}
 	port := uint16(n)
-	addr, err := c.world.resolve(name, c.pod.Namespace)
+	addr, err := c.pod.answered(name), error(nil)
+	if !addr.IsValid() {
+		addr, err = c.world.resolve(name, c.pod.Namespace)
+	}
 	if gw := c.world.gateway(); err != nil && c.pod == c.world.outside && gw != nil {
 		addr, port, err = gw.Address, gatewayPort(gw, port), nil
 	}
@@ -208,6 +211,8 @@ func failure(err error) string {
 		return ""
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return "reset"
+	case strings.Contains(err.Error(), "client conn could not be established"):
+		return "reset" // what net/http makes of it while it sends HTTP/2's preface
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused"
 	case errors.Is(err, context.DeadlineExceeded):

@@ -119,6 +119,17 @@ func ejected(p *pod) bool {
 
 var clusterNames = regexp.MustCompile(`outbound\|\d+\|[^|]*\|[^\s,]+`)
 
+// externalAt names the server outside of the mesh at an address.
+func (w *world) externalAt(address string) string {
+	a, err := netip.ParseAddrPort(address)
+	for name, e := range w.externals {
+		if err == nil && e.Address == a.Addr() {
+			return name
+		}
+	}
+	return ""
+}
+
 // wrongInstance: who answered must be behind a cluster that explain names.
 func wrongInstance(r *runner, from string, a *explain.Answer, instance string) string {
 	var named []string
@@ -133,9 +144,16 @@ func wrongInstance(r *runner, from string, a *explain.Answer, instance string) s
 	snapshot := r.world.index.Snapshot(r.world.index.Node(r.world.index.Workload(from)))
 	var behind []string
 	for _, name := range named {
+		c := snapshot.Cluster(name)
+		if c != nil && c.Type != ir.EDS {
+			return "" // not an endpoint that anybody knows beforehand
+		}
 		if set := snapshot.EndpointSet(name); set != nil {
 			for _, e := range set.Endpoints {
-				behind = append(behind, e.Workload.Instance)
+				if p := r.world.pods[e.Workload.Instance]; p != nil && p.Gateway {
+					return "" // it has routes of its own
+				}
+				behind = append(behind, e.Workload.Instance, r.world.externalAt(e.Address))
 			}
 		}
 	}

@@ -216,6 +216,25 @@ func (w *world) resolve(name, namespace string) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("no such host: %s", name)
 }
 
+// answered is what the name server of the pod's sidecar says of a host; the
+// zero Addr leaves it to the cluster's.
+func (p *pod) answered(host string) netip.Addr {
+	if p.proxy == nil || p.proxy.Snapshot() == nil {
+		return netip.Addr{}
+	}
+	for _, l := range p.proxy.Snapshot().Listeners {
+		if l.DNS == nil {
+			continue
+		}
+		for _, n := range l.DNS.Names {
+			if n.Host == host {
+				return n.Addresses[0]
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
 // gateway is the gateway that requests from outside go through.
 func (w *world) gateway() *pod {
 	for _, wl := range w.set.Workloads {

@@ -3,6 +3,7 @@ package meshtest
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -30,6 +31,8 @@ func (q *asking) talk() talk {
 	switch q.req.method {
 	case "TCP":
 		return &tcpTalk{client: q.pod.client, address: q.req.url}
+	case "TLS":
+		return &tcpTalk{client: q.pod.client, address: q.req.url, tls: true}
 	case "WEBSOCKET":
 		return &webSocketTalk{client: q.pod.client, req: q.req}
 	}
@@ -101,8 +104,9 @@ func dialogue(text string) bool {
 	return text == "is closed" || text == "is reset"
 }
 
-// tcpTalk is a plain connection.
+// tcpTalk is a plain connection, or TLS for the address's name.
 type tcpTalk struct {
+	tls     bool
 	client  *client
 	address string
 	conn    net.Conn
@@ -116,6 +120,16 @@ func (t *tcpTalk) open(o *outcome) {
 		return
 	}
 	c.SetDeadline(time.Now().Add(talkTimeout))
+	if t.tls {
+		conf := t.client.transport.TLSClientConfig.Clone()
+		conf.ServerName, _, _ = net.SplitHostPort(t.address)
+		secure := tls.Client(c, conf)
+		if o.err = secure.Handshake(); o.err != nil {
+			c.Close()
+			return
+		}
+		c = secure
+	}
 	t.conn, t.in = c, bufio.NewReader(c)
 }
 
@@ -129,7 +143,7 @@ func (t *tcpTalk) receive() (string, error) {
 	return strings.TrimSuffix(s, "\n"), err
 }
 
-func (t *tcpTalk) closeWrite() error { return t.conn.(*conn).CloseWrite() }
+func (t *tcpTalk) closeWrite() error { return t.conn.(interface{ CloseWrite() error }).CloseWrite() }
 
 func (t *tcpTalk) close() {
 	if t.conn != nil {

@@ -37,6 +37,7 @@ type downstream struct {
 
 	remote, local         netip.AddrPort // local: the original destination
 	remoteText, localText string
+	direct                bool // made to the listener's own socket, not redirected to it
 	hello                 hello
 	sni                   string
 	peer                  string // SPIFFE ID that TLS proved
@@ -146,6 +147,7 @@ func (d *downstream) findListener() *listener {
 	d.poll = d.pollFD
 	d.remoteText, d.localText = d.remote.String(), d.local.String()
 	if !l.UseOriginalDst {
+		d.direct = true
 		return l
 	}
 	if to := d.rt.byDst[d.local]; to != nil && to.Direction == l.Direction {

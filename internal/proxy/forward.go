@@ -135,7 +135,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	if f.Retry != nil && f.Retry.PreviousHosts && len(avoid) > 0 {
 		draws = max(f.Retry.HostAttempts, previousHostTry)
 	}
-	x.host = x.cluster.PickBy(x.hash(f), x.d.local, avoid, draws)
+	x.host = x.cluster.PickBy(x.hash(f), x.d.target(), avoid, draws)
 	if x.host == nil {
 		return &failure{&noHealthy, failFinal}
 	}

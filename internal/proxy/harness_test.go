@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -210,9 +211,19 @@ func newMesh(t testing.TB, app http.Handler, edit func(m *mesh)) *mesh {
 	return m
 }
 
+// apply puts a copy of s in force: what is applied must never be changed again,
+// and tests go on editing theirs.
 func (m *mesh) apply(p *Proxy, s *ir.Snapshot) {
 	m.t.Helper()
-	if err := p.Apply(s.Seal()); err != nil {
+	b, err := json.Marshal(s)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	c := &ir.Snapshot{}
+	if err := json.Unmarshal(b, c); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := p.Apply(c.Seal()); err != nil {
 		m.t.Fatal(err)
 	}
 }

@@ -3,12 +3,23 @@ package proxy
 import (
 	"encoding/hex"
 	"hash/fnv"
+	"net/netip"
 	"strconv"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/upstream"
 )
+
+// target is where a cluster of original destinations connects to. A connection
+// that was made to the listener's own socket has none: sending it there would
+// be a loop. (Envoy too asks for an address that redirection has restored.)
+func (d *downstream) target() netip.AddrPort {
+	if d.direct {
+		return netip.AddrPort{}
+	}
+	return d.local
+}
 
 // origin is what the upstream may be told of the caller's connection.
 func (d *downstream) origin() upstream.Source { return upstream.Source{From: d.remote, To: d.local} }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -34,8 +35,10 @@ type attack struct {
 	// perConn bounds the heap and stacks of the whole test (attackers, both
 	// proxies, application) for each hostile connection.
 	perConn int64
-	// counted checks that the proxy has noticed.
-	counted func(m *mesh, n int) error
+	// counted checks that the proxy has noticed, ended the same when all its
+	// connections are over; either may be nil.
+	counted, ended func(m *mesh, n int) error
+	most           int // connections, however many are asked for; 0: as many
 }
 
 func open(m *mesh, n int) error {
@@ -70,38 +73,43 @@ func until(head, s string, limit int) func(net.Conn) error {
 }
 
 var attacks = []attack{
-	{"idle", func(net.Conn) error { return nil }, 24 << 10, open},
-	{"slow heads", sends("GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "), 48 << 10, open},
-	{"slow bodies", sends("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nslow"), 160 << 10, open},
-	{"slow chunks", sends("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nslow"), 160 << 10, open},
-	{"slow readers", sends("GET /large HTTP/1.1\r\nHost: x\r\n\r\n"), 512 << 10, open},
-	{"header bombs", until("GET / HTTP/1.1\r\nHost: x\r\n", "X: "+strings.Repeat("a", 1000)+"\r\n", 10<<20), 256 << 10, func(m *mesh, n int) error {
+	{name: "idle", do: func(net.Conn) error { return nil }, perConn: 24 << 10, counted: open},
+	{name: "slow heads", do: sends("GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "), perConn: 48 << 10, counted: open},
+	{name: "slow bodies", do: sends("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nslow"), perConn: 160 << 10, counted: open},
+	{name: "slow chunks", do: sends("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nslow"), perConn: 160 << 10, counted: open},
+	{name: "slow readers", do: sends("GET /large HTTP/1.1\r\nHost: x\r\n\r\n"), perConn: 256 << 10, counted: open},
+	{name: "header bombs", do: until("GET / HTTP/1.1\r\nHost: x\r\n", "X: "+strings.Repeat("a", 1000)+"\r\n", 10<<20), perConn: 256 << 10, counted: func(m *mesh, n int) error {
 		if got := m.a.stats.protocolErrors.Value(); got < int64(n) {
 			return fmt.Errorf("%d protocol errors are counted, want %d", got, n)
 		}
 		return nil
 	}},
-	{"huge bodies to an upstream that does not read", until("POST /stuck HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", strings.Repeat("b", 1024), 64<<20), 512 << 10, open},
+	{name: "huge bodies to an upstream that does not read", do: until("POST /stuck HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", strings.Repeat("b", 1024), 64<<20), perConn: 512 << 10, counted: open},
 }
 
 // TestHostilePeers lets many connections of one kind loose on an outbound
 // listener and looks at what the others get meanwhile and at memory.
 func TestHostilePeers(t *testing.T) {
 	for _, a := range attacks {
-		t.Run(a.name, func(t *testing.T) { a.run(t, hostileConns()) })
+		t.Run(a.name, func(t *testing.T) { a.run(t, hops{"http1", "http1", "http1"}, hostileConns()) })
+	}
+	for _, a := range http2Attacks {
+		t.Run(a.name, func(t *testing.T) { a.run(t, overHTTP2, hostileConns()) })
 	}
 }
 
-func (a *attack) run(t *testing.T, n int) {
-	stuck := make(chan struct{})
-	m := newMesh(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+func (a *attack) run(t *testing.T, over hops, n int) {
+	if a.most > 0 {
+		n = min(n, a.most)
+	}
+	stuck, large := make(chan struct{}), make([]byte, 64<<10)
+	m, others := newMeshOver(t, over, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/echo":
 			io.Copy(w, r.Body)
 		case "/large":
-			b := make([]byte, 64<<10)
 			for range 1024 {
-				if _, err := w.Write(b); err != nil {
+				if _, err := w.Write(large); err != nil {
 					return
 				}
 			}
@@ -110,23 +118,28 @@ func (a *attack) run(t *testing.T, n int) {
 			case <-stuck:
 			case <-r.Context().Done():
 			}
+		default:
+			b, _ := io.ReadAll(r.Body)
+			w.Write(b)
 		}
 	}), func(m *mesh) {
 		for _, c := range append(m.snapA.Clusters, m.snapB.Clusters...) {
 			c.Breaker.MaxConnections, c.Breaker.MaxRequests = 1<<20, 1<<20
+			c.Breaker.MaxPendingRequests = 1 << 20
 		}
 	})
 	t.Cleanup(func() { close(stuck) })
-	m.get("/") // the pair is warm
+	m.serveOthers(t, others, 1) // the pair is warm
 	before := memory()
 	conns := make([]net.Conn, n)
-	defer func() {
+	leave := func() {
 		for _, c := range conns {
 			if c != nil {
 				c.Close()
 			}
 		}
-	}()
+	}
+	defer leave()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 64)
 	for i := range conns {
@@ -145,25 +158,55 @@ func (a *attack) run(t *testing.T, n int) {
 		})
 	}
 	wg.Wait()
-	p50, p99 := m.serveOthers(t)
+	p50, p99 := m.serveOthers(t, others, 300)
 	grown := memory() - before
 	t.Logf("hostile: %-46s %6d connections, %7.1f KB each, others p50 %v p99 %v", a.name, n, float64(grown)/float64(n)/1024, p50, p99)
 	if limit := a.perConn*int64(n) + 16<<20; grown > limit {
 		t.Errorf("memory has grown by %d bytes, more than %d", grown, limit)
 	}
-	if err := a.counted(m, n); err != nil {
-		t.Error(err)
+	if a.counted != nil {
+		if err := a.counted(m, n); err != nil {
+			t.Error(err)
+		}
+	}
+	if a.ended != nil {
+		leave()
+		others.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if !m.a.conns.wait(ctx) {
+			t.Error("connections live on without their peers")
+		}
+		if err := a.ended(m, n); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
-// serveOthers makes well-behaved requests; every one of them must be answered.
-func (m *mesh) serveOthers(t *testing.T) (p50, p99 time.Duration) {
+// serveOthers makes n well-behaved requests, every second one with a body;
+// every one of them must be answered.
+func (m *mesh) serveOthers(t *testing.T, client *http.Client, n int) (p50, p99 time.Duration) {
 	t.Helper()
+	body := strings.Repeat("other ", 2000)
 	var all []time.Duration
-	for range 300 {
+	for i := range n {
 		start := time.Now()
-		if resp, _ := m.get("/"); resp.StatusCode != 200 {
-			t.Fatalf("somebody else's request: %s", resp.Status)
+		method, sent := "GET", ""
+		if i%2 == 1 {
+			method, sent = "POST", body
+		}
+		req, err := http.NewRequestWithContext(t.Context(), method, m.url+"/", strings.NewReader(sent))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatalf("somebody else's request %d: %v", i, err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 200 || string(got) != sent {
+			t.Fatalf("somebody else's request %d: %s, %d bytes, %v", i, resp.Status, len(got), err)
 		}
 		all = append(all, time.Since(start))
 	}

@@ -146,7 +146,18 @@ func (c *http1Conn) head(h *header.Head, end bool) error {
 	return nil
 }
 
+// data cuts what HTTP/2 hands over at once, up to a whole window, so that it
+// does not swell out.
 func (c *http1Conn) data(b []byte, end bool) error {
+	for ; len(b) > flushAt; b = b[flushAt:] {
+		if err := c.piece(b[:flushAt], false); err != nil {
+			return err
+		}
+	}
+	return c.piece(b, end)
+}
+
+func (c *http1Conn) piece(b []byte, end bool) error {
 	if c.framing == header.Open {
 		c.out = h1.AppendChunk(c.out, b)
 		if end {

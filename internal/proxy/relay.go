@@ -29,8 +29,8 @@ func (x *exchange) relay() {
 	if x.grpc {
 		x.settle(ok)
 	}
-	x.stopPump()
 	x.whole = ok
+	x.stopPump()
 }
 
 // prepareResponse applies what the route says.

@@ -65,6 +65,9 @@ type chain struct {
 }
 
 func (p *Proxy) addListener(rt *runtime, l *ir.Listener) error {
+	if l.DNS != nil { // the agent's name server has it
+		return nil
+	}
 	if old := rt.reusable(l); old != nil {
 		return rt.place(old)
 	}

@@ -134,6 +134,7 @@ type pump struct {
 	done       chan struct{}
 	received   int64
 	downstream atomic.Bool // the caller failed, not the upstream
+	last       atomic.Bool // the caller's part is through; only writing is left
 	err        error
 	copies     []*mirror // to be fed too
 }
@@ -164,6 +165,7 @@ func (p *pump) run(c caller, up upstream.Carrier) {
 			up.Interrupt()
 			return
 		}
+		p.last.Store(done)
 		for _, m := range p.copies {
 			m.feed(b, done, c.Trailers())
 		}
@@ -198,8 +200,33 @@ func (p *pump) pass(c caller, up upstream.Carrier, b []byte, done bool) error {
 // failedDownstream reports whether the caller's side broke.
 func (p *pump) failedDownstream() bool { return p.downstream.Load() }
 
-// stopPump ends the pump, wherever it waits, and waits for it. A body that is not through makes
-// the downstream connection unusable for another request.
+// lastWrite is how long the end of a body that is here may take to be written
+// after the upstream has answered.
+const lastWrite = 100 * time.Millisecond
+
+// endPump ends a pump that runs, wherever it waits. A response may be here
+// before the pump has noticed that it is done; one that still reads, or that
+// writes to an upstream which no longer listens, costs the upstream its
+// connection.
+func (x *exchange) endPump(p *pump) {
+	if p.last.Load() {
+		timer := time.NewTimer(lastWrite)
+		defer timer.Stop()
+		select {
+		case <-p.done:
+			return
+		case <-timer.C:
+		}
+	}
+	x.whole = false
+	x.c.wake()
+	x.up.Abort()
+	<-p.done
+	x.c.rearm()
+}
+
+// stopPump waits for the pump. A body that is not through makes the downstream
+// connection unusable for another request.
 func (x *exchange) stopPump() {
 	p := x.pump
 	if p == nil {
@@ -208,10 +235,7 @@ func (x *exchange) stopPump() {
 	select {
 	case <-p.done:
 	default:
-		x.c.wake()
-		x.up.SetWriteBy(time.Unix(1, 0))
-		<-p.done
-		x.c.rearm()
+		x.endPump(p)
 	}
 	x.rec.BytesReceived += p.received
 	if p.err != nil || !x.c.Complete() {

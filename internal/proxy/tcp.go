@@ -129,7 +129,7 @@ func (s *tcpSession) connect() (*upstream.Conn, bool) {
 	const tries = 3 // Envoy's max_connect_attempts is 1; a dead endpoint must not cost the caller its connection
 	var avoid []*upstream.Host
 	for range tries {
-		h := s.cluster.PickBy(s.hash(), s.local, avoid, previousHostTry)
+		h := s.cluster.PickBy(s.hash(), s.target(), avoid, previousHostTry)
 		if h == nil {
 			s.rec.Flags |= telemetry.NoHealthyUpstream
 			break

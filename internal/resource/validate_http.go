@@ -57,11 +57,13 @@ func (o *object) fault(path string, f *networking.HTTPFaultInjection, answers bo
 	if d := f.Delay; d != nil {
 		sub := path + ".delay"
 		o.percent(sub+".percentage", d.Percentage)
-		o.wholePercent(sub+".percent", int64(d.Percent)) //nolint:staticcheck // deprecated, and in people's files
+		//lint:ignore SA1019 deprecated, and in people's files
+		o.wholePercent(sub+".percent", int64(d.Percent))
 		switch t := d.HttpDelayType.(type) {
 		case *networking.HTTPFaultInjection_Delay_FixedDelay:
 			o.duration(sub+".fixedDelay", t.FixedDelay)
-			if d.Percentage == nil && d.Percent == 0 { //nolint:staticcheck // see above
+			//lint:ignore SA1019 deprecated, and in people's files
+			if d.Percentage == nil && d.Percent == 0 {
 				o.warn(sub, "no percentage: nothing is delayed", "add percentage: {value: 100}")
 			}
 		case *networking.HTTPFaultInjection_Delay_ExponentialDelay:
@@ -104,7 +106,8 @@ func (o *object) mirrors(path string, r *networking.HTTPRoute) {
 		}
 	}
 	o.percent(path+".mirrorPercentage", r.MirrorPercentage)
-	o.wholePercent(path+".mirrorPercent", int64(r.MirrorPercent.GetValue())) //nolint:staticcheck // deprecated, and in people's files
+	//lint:ignore SA1019 deprecated, and in people's files
+	o.wholePercent(path+".mirrorPercent", int64(r.MirrorPercent.GetValue()))
 	for i, m := range r.Mirrors {
 		o.destination(at(path+".mirrors", i, "destination"), m.Destination)
 		o.percent(at(path+".mirrors", i, "percentage"), m.Percentage)
@@ -122,7 +125,8 @@ func (o *object) cors(path string, c *networking.CorsPolicy) {
 			o.fail(sub, "an origin is needed: exact, prefix or regex")
 		}
 	}
-	if len(c.AllowOrigins) > 0 && len(c.AllowOrigin) > 0 { //nolint:staticcheck // deprecated, and in people's files
+	//lint:ignore SA1019 deprecated, and in people's files
+	if len(c.AllowOrigins) > 0 && len(c.AllowOrigin) > 0 {
 		o.warn(path+".allowOrigin", "allowOrigins is set too, so allowOrigin has no effect", "")
 	}
 	for i, m := range c.AllowMethods {

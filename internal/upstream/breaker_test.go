@@ -105,8 +105,10 @@ func TestRequestAndRetryBreakers(t *testing.T) {
 	b := ir.DefaultBreaker()
 	b.MaxRequests, b.MaxRetries = 2, 1
 	c := cluster(t, ir.Cluster{Breaker: b}, plain(1)...)
-	if !c.BeginRequest() || !c.BeginRequest() || c.BeginRequest() {
-		t.Error("two requests may be in flight")
+	for i, want := range []bool{true, true, false} {
+		if got := c.BeginRequest(); got != want {
+			t.Errorf("request %d: %v, want %v", i, got, want)
+		}
 	}
 	checkStats(t, c, map[string]string{"upstream_rq_active": "2", "circuit_breakers_default_rq_open": "1", "circuit_breakers_default_remaining_rq": "0", "upstream_rq_pending_overflow": "1"})
 	if !c.BeginRetry() || c.BeginRetry() {

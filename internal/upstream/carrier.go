@@ -12,7 +12,7 @@ import (
 // Carrier carries one request to a host and its response back: an HTTP/1.1
 // connection taken from the pool (*Conn) or a stream of an HTTP/2 connection
 // (*Stream). Its holder may use every method; nobody else may, except for
-// Interrupt.
+// Interrupt and Abort.
 //
 // Writes are buffered until Flush. Errors of writing are kept apart from those
 // of reading, because an upstream may answer before it has read everything.
@@ -41,6 +41,9 @@ type Carrier interface {
 	First() bool         // this is the first request on the connection
 	Secure() bool        // the connection is encrypted
 
+	// Abort ends both directions now; Close must still follow. Any goroutine may
+	// call it.
+	Abort()
 	// Hijack returns the two-way stream that an accepted upgrade opens.
 	Hijack() net.Conn
 	// Release gives the carrier back after a complete exchange, Close after any
@@ -64,8 +67,19 @@ func (c *Conn) WriteHead(h *header.Head, end bool) error {
 // flushAt is how much of a body is gathered before it is written.
 const flushAt = 32 << 10
 
-// WriteData implements Carrier.
+// WriteData implements Carrier. What HTTP/2 hands over at once can be a whole
+// window: cut into pieces it does not swell the buffer, which stays with the
+// connection.
 func (c *Conn) WriteData(b []byte, end bool) error {
+	for ; len(b) > flushAt; b = b[flushAt:] {
+		if err := c.writePiece(b[:flushAt], false); err != nil {
+			return err
+		}
+	}
+	return c.writePiece(b, end)
+}
+
+func (c *Conn) writePiece(b []byte, end bool) error {
 	if c.framing == header.Open {
 		c.out = h1.AppendChunk(c.out, b)
 		if end {
@@ -110,6 +124,9 @@ func (c *Conn) SetWriteBy(t time.Time) {
 	c.writeBy = t
 	c.Conn.SetWriteDeadline(t)
 }
+
+// Abort implements Carrier.
+func (c *Conn) Abort() { c.Conn.Close() }
 
 // ReadHead implements Carrier.
 func (c *Conn) ReadHead(h *header.Head) error { return c.Reader.ReadResponse(h, c.method) }

@@ -73,6 +73,9 @@ func (s *Stream) First() bool { return s.first }
 // Secure implements Carrier.
 func (s *Stream) Secure() bool { return s.conn.raw.Secure() }
 
+// Abort implements Carrier.
+func (s *Stream) Abort() { s.Stream.Reset(h2.Cancel) }
+
 // Hijack implements Carrier.
 func (s *Stream) Hijack() net.Conn { return s.Stream.NetConn() }
 
@@ -113,8 +116,9 @@ func (c *h2Conn) retireLocked(now time.Time) {
 	}
 }
 
-// open opens a stream on the least busy connection that takes one.
-func (h *Host) open(now time.Time) *Stream {
+// open opens a stream on the least busy connection that takes one. A choked
+// connection is the last resort, if a further one may not be opened.
+func (h *Host) open(now time.Time, lastResort bool) *Stream {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var best *h2Conn
@@ -122,7 +126,7 @@ func (h *Host) open(now time.Time) *Stream {
 	for _, c := range h.shared {
 		c.retireLocked(now)
 		active := c.ActiveStreams()
-		if c.retired || limit > 0 && active >= limit || !c.CanOpen() {
+		if c.retired || limit > 0 && active >= limit || !c.CanOpen() || !lastResort && c.Choked() {
 			continue
 		}
 		if best == nil || active < best.ActiveStreams() {
@@ -152,7 +156,7 @@ func (h *Host) open(now time.Time) *Stream {
 // else of a new connection that one request dials and the others wait for.
 func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
 	try := func() (Carrier, error) {
-		if s := h.open(time.Now()); s != nil {
+		if s := h.open(time.Now(), false); s != nil {
 			return s, nil
 		}
 		if h.onlyHTTP1.Load() { // found out while we waited
@@ -163,6 +167,9 @@ func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
 		}
 		if !c.claim(h) {
 			h.endDial()
+			if s := h.open(time.Now(), true); s != nil {
+				return s, nil
+			}
 			return nil, nil
 		}
 		carrier, err := c.dialShared(h, deadline)
@@ -197,7 +204,7 @@ func (c *Cluster) dialShared(h *Host, deadline time.Time) (Carrier, error) {
 	h.shared = append(h.shared, shared)
 	h.mu.Unlock()
 	go shared.serve()
-	if s := h.open(time.Now()); s != nil {
+	if s := h.open(time.Now(), true); s != nil {
 		return s, nil
 	}
 	return nil, ErrOverflow // the peer takes no stream at all

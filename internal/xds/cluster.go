@@ -32,6 +32,7 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 		out.ClusterDiscoveryType = &clusterpb.Cluster_Type{Type: map[ir.ClusterType]clusterpb.Cluster_DiscoveryType{
 			ir.StrictDNS: clusterpb.Cluster_STRICT_DNS, ir.LogicalDNS: clusterpb.Cluster_LOGICAL_DNS}[c.Type]} // 0 is STATIC
 		if c.Type != ir.Static {
+			//lint:ignore SA1019 what istiod sends, and what older Envoys read
 			out.RespectDnsTtl, out.DnsRefreshRate, out.DnsLookupFamily = true, duration(c.DNSRefresh), clusterpb.Cluster_V4_PREFERRED
 		}
 		if c.Endpoints != nil {

@@ -28,6 +28,10 @@ func encodeListener(l *ir.Listener) (*listenerpb.Listener, error) {
 	out := &listenerpb.Listener{Name: l.Name, Address: address(l.Address.Addr().String(), l.Address.Port()), Metadata: meta,
 		TrafficDirection:       map[ir.Direction]core.TrafficDirection{ir.Inbound: core.TrafficDirection_INBOUND, ir.Outbound: core.TrafficDirection_OUTBOUND}[l.Direction],
 		ListenerFiltersTimeout: duration(l.InspectTimeout), ContinueOnListenerFiltersTimeout: l.ContinueOnInspectTimeout}
+	if l.DNS != nil {
+		encodeDNS(out, l)
+		return out, nil
+	}
 	if !l.Bind {
 		out.BindToPort = wrapperspb.Bool(false)
 	}

@@ -108,7 +108,8 @@ func encodeForward(f *ir.Forward) *routepb.RouteAction {
 	out := &routepb.RouteAction{Timeout: durationpb.New(f.Timeout.D()), RetryPolicy: encodeRetry(f.Retry)}
 	// Istio sets this field, deprecated as it is: it makes Envoy look at
 	// grpc-timeout, bounded by the route's timeout.
-	out.MaxGrpcTimeout = durationpb.New(f.Timeout.D()) //nolint:staticcheck // see above
+	//lint:ignore SA1019 what istiod sends, and what older Envoys read
+	out.MaxGrpcTimeout = durationpb.New(f.Timeout.D())
 	out.AppendXForwardedHost = f.AppendForwardedHost
 	for _, m := range f.Mirrors {
 		out.RequestMirrorPolicies = append(out.RequestMirrorPolicies, &routepb.RouteAction_RequestMirrorPolicy{

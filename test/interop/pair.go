@@ -99,7 +99,7 @@ func (c contexts) ServerTLS(d *ir.DownstreamTLS, _ func(string) *ir.Secret) (*tl
 	return c.Server(identity.ServerOptions{RequireClientCert: d.RequireClientCert, ALPN: d.ALPN}), nil
 }
 
-func (c contexts) ClientTLS(u *ir.UpstreamTLS) (*tls.Config, error) {
+func (c contexts) ClientTLS(u *ir.UpstreamTLS, _ func(string) *ir.Secret) (*tls.Config, error) {
 	return c.Client(identity.ClientOptions{SNI: u.SNI, ALPN: u.ALPN}), nil
 }
 
