@@ -79,7 +79,7 @@ type behaviour struct {
 }
 
 // actions change more than what is answered.
-var actions = []string{"reset", "close", "close after response", "breaks off", "answers early", "speak first"}
+var actions = []string{"reset", "close", "close after response", "breaks off", "answers early", "speak first", "status at the end"}
 
 func normal() *behaviour { return &behaviour{left: -1} }
 
@@ -176,7 +176,12 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-		a.grpc.ServeHTTP(w, r)
+		if u := *r.URL; !strings.HasPrefix(u.Path, authorizerMethods) {
+			u.Path = anyService + r.RequestURI
+			r.URL = &u
+		}
+		call := &callWriter{ResponseWriter: w}
+		a.grpc.ServeHTTP(call, r.WithContext(context.WithValue(r.Context(), callKey{}, call)))
 		return
 	}
 	b := a.behave()

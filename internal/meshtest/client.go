@@ -24,9 +24,10 @@ import (
 type protocol string
 
 const (
-	overH1   protocol = "h1"
-	overH2   protocol = "h2"
-	overGRPC protocol = "grpc"
+	overH1    protocol = "h1"
+	overH2    protocol = "h2"    // the callers; applications get HTTP/1.1, as their ports say
+	overHTTP2 protocol = "http2" // every hop
+	overGRPC  protocol = "grpc"  // calls, over HTTP/2 on every hop
 )
 
 // client sends requests as one pod's application does (or as somebody outside
@@ -51,7 +52,7 @@ func newClient(w *world, p *pod) *client {
 		TLSClientConfig: &tls.Config{RootCAs: roots}, ExpectContinueTimeout: time.Second,
 	}
 	switch w.protocol {
-	case overH2:
+	case overH2, overHTTP2:
 		c.transport.Protocols.SetUnencryptedHTTP2(true)
 		c.transport.Protocols.SetHTTP2(true)
 	default:
@@ -209,7 +210,7 @@ func failure(err error) string {
 	switch {
 	case err == nil:
 		return ""
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.HasPrefix(err.Error(), "stream error: "), strings.HasSuffix(err.Error(), "client conn could not be established"):
 		return "reset"
 	case strings.Contains(err.Error(), "client conn could not be established"):
 		return "reset" // what net/http makes of it while it sends HTTP/2's preface

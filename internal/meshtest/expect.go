@@ -102,6 +102,7 @@ func (r *runner) predicate(text string, q *request) (predicate, error) {
 	switch word {
 	case "status":
 		want, err := strconv.Atoi(rest)
+		want = r.world.protocol.statusOver(want)
 		return func(o *outcome) (bool, string) { return o.status == want, o.String() }, err
 	case "answered":
 		name := strings.TrimPrefix(rest, "by ")

@@ -78,7 +78,7 @@ func disagreement(r *runner, from string, a *explain.Answer, o *outcome) string 
 		}
 		return ""
 	case a.Status != 0:
-		if o.status != a.Status || reached {
+		if o.status != r.world.protocol.statusOver(a.Status) || reached {
 			return fmt.Sprintf("explain says that the mesh answers %d", a.Status)
 		}
 		return ""
@@ -174,6 +174,9 @@ func (r *runner) questionFor(who string, q *request) (explain.Question, bool) {
 		return explain.Question{}, false
 	}
 	out := explain.Question{From: who, To: u.Host, Method: q.method, Path: u.RequestURI(), Headers: map[string]string{}}
+	if r.world.protocol == overGRPC {
+		out.Method, out.Headers["content-type"] = http.MethodPost, "application/grpc"
+	}
 	if q.method == "WEBSOCKET" {
 		out.Method = http.MethodGet
 	}

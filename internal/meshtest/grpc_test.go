@@ -34,7 +34,7 @@ func overGRPCWays(t *testing.T, body func(t *testing.T, w *world, cc *grpc.Clien
 				w := shopWorld(t, fmt.Sprintf(rpcService, port))
 				defer w.close()
 				c := w.pods["worker-v1-0"].client
-				cc, err := c.grpc.conn(c, "rpc:9000")
+				cc, err := c.grpc.conn(c, "rpc:9000", nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -44,7 +44,7 @@ func overGRPCWays(t *testing.T, body func(t *testing.T, w *world, cc *grpc.Clien
 	}
 }
 
-var grpcPorts = []string{"tcp-rpc"}
+var grpcPorts = []string{"tcp-rpc", "grpc"}
 
 func TestGRPCStreams(t *testing.T) {
 	overGRPCWays(t, func(t *testing.T, _ *world, cc *grpc.ClientConn, web *app) {

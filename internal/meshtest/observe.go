@@ -46,6 +46,11 @@ func (r *runner) logged(rest string, mark marks, outs []outcome) error {
 		want[m[1]] = unquote(m[2])
 		text = text[len(m[0]):]
 	}
+	if status, err := strconv.Atoi(want["status"]); err == nil && r.world.protocol == overGRPC { // its HTTP status is 200 whatever it says
+		if code, ok := codeOf(status); ok {
+			want["status"], want["grpc"] = "200", strconv.Itoa(int(code))
+		}
+	}
 	r.pause(logBatch)
 	ids := map[string]bool{"": true} // TCP has no number
 	for i := range outs {

@@ -3,6 +3,7 @@ package meshtest
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -174,6 +175,17 @@ func (w *world) appPorts(wl *resource.Workload) map[uint16]string {
 		}
 	})
 	return ports
+}
+
+var httpPorts = regexp.MustCompile(`\b(name|targetPort): http([,}])`)
+
+// ports names the ports called http after what the script's applications speak.
+func (p protocol) ports(yaml string) string {
+	switch p {
+	case overHTTP2, overGRPC:
+		return httpPorts.ReplaceAllString(yaml, "${1}: "+string(p)+"${2}")
+	}
+	return yaml
 }
 
 // spoken is http, https, tcp or tls.

@@ -41,9 +41,9 @@ func runFile(t *testing.T, path string, asked func(*runner, *step, string, *requ
 	for _, p := range s.protocols {
 		t.Run(string(p), func(t *testing.T) {
 			switch p {
-			case overH1, overH2, overGRPC:
+			case overH1, overH2, overHTTP2, overGRPC:
 			default:
-				t.Fatalf("%s: protocol %q is not known (h1, h2, grpc are)", s.file, p)
+				t.Fatalf("%s: protocol %q is not known (h1, h2, http2, grpc are)", s.file, p)
 			}
 			s, err := parseScript(path) // a run takes it apart
 			if err != nil {

@@ -115,7 +115,7 @@ func (w *world) close() {
 func (w *world) reconcile() ([]resource.Problem, error) {
 	var files []resource.File
 	for _, d := range w.docs {
-		files = append(files, resource.File{Name: d.file, Data: append([]byte(strings.Repeat("\n", d.line-1)), d.text...)})
+		files = append(files, resource.File{Name: d.file, Data: append([]byte(strings.Repeat("\n", d.line-1)), w.protocol.ports(d.text)...)})
 	}
 	set, problems := resource.Parse(files)
 	w.assign(set)

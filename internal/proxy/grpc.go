@@ -52,6 +52,9 @@ func (x *exchange) answerGRPC(code int, message string) error {
 	for _, f := range x.extra {
 		res.Fields.Add(f.Name, f.Value)
 	}
+	if x.route != nil && x.route.Forward == nil {
+		x.apply(&res.Fields, &x.route.Response)
+	}
 	res.Fields.Add("server", x.serverName())
 	if err := x.c.head(res, true); err != nil {
 		return err

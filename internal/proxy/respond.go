@@ -88,7 +88,7 @@ func (x *exchange) answerAs(status, grpc int, body string) {
 		x.keepAlive = false
 	}
 	var err error
-	if x.grpc && status >= 400 {
+	if x.grpc { // also answers that are no failure elsewhere, as in Envoy
 		x.rec.Status, x.rec.GRPCStatus = 200, itoa(grpc)
 		err = x.answerGRPC(grpc, body)
 	} else {
