@@ -106,7 +106,7 @@ func (b *builder) finish() {
 		for _, vh := range t.VirtualHosts {
 			for _, r := range vh.Routes {
 				if r.Forward != nil {
-					b.finishForward(r.Forward)
+					b.finishForward(r)
 				}
 			}
 		}
@@ -122,9 +122,10 @@ func (b *builder) finish() {
 }
 
 // finishForward adds the hash policy of the first destination that has one, as
-// istiod does. The default retries then do not avoid earlier hosts: that would
-// undo the hash (VS43).
-func (b *builder) finishForward(f *ir.Forward) {
+// istiod does. Where a VirtualService sends everything to that destination,
+// retries go to the same host again (VS43), unless they say otherwise.
+func (b *builder) finishForward(route *ir.Route) {
+	f := route.Forward
 	for _, w := range f.Clusters {
 		p, ok := b.applied[w.Name]
 		if !ok {
@@ -133,7 +134,7 @@ func (b *builder) finishForward(f *ir.Forward) {
 		if f.HashPolicy = hashPolicy(p.lb); f.HashPolicy == nil {
 			continue
 		}
-		if r := f.Retry; r != nil && r.Origin.IsZero() && r.PreviousHosts {
+		if r := f.Retry; r != nil && !b.saysHosts[r] && len(f.Clusters) == 1 && route.Origin.Kind == "VirtualService" {
 			own := *r
 			own.PreviousHosts = false
 			f.Retry = &own

@@ -59,6 +59,7 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 	case ir.EDS:
 		b.out.Endpoints = append(b.out.Endpoints, b.endpoints(c, s, port, labels, p.lb))
 	case ir.StrictDNS, ir.LogicalDNS:
+		c.DNSRefresh = b.dnsRefresh()
 		c.Endpoints = b.endpoints(c, s, port, labels, p.lb)
 		c.DNSRefresh = dur(b.mesh.DnsRefreshRate, defaultDNSRefresh) // SE5
 	}
@@ -103,6 +104,11 @@ func (x *Index) connectTimeout() ir.Duration {
 	return dur(x.mesh.ConnectTimeout, ir.Duration(10*time.Second))
 }
 
+// dnsRefresh is the mesh's (SE5), default 60 s.
+func (x *Index) dnsRefresh() ir.Duration {
+	return dur(x.mesh.DnsRefreshRate, ir.Duration(60*time.Second))
+}
+
 // passthroughHTTP: connections to destinations nobody declared speak what the
 // caller speaks and are kept only briefly (Istio's figure).
 func passthroughHTTP() ir.HTTPUpstream {
@@ -110,11 +116,21 @@ func passthroughHTTP() ir.HTTPUpstream {
 	return ir.HTTPUpstream{Protocol: ir.DownstreamProtocol, IdleTimeout: &idle}
 }
 
+// passthroughCluster makes a cluster of destinations nobody declared. Of the mesh's
+// default policy the limits hold for it (DR8); its HTTP settings do not, as in
+// Istio.
+func (x *Index) passthroughCluster(name string) *ir.Cluster {
+	c := &ir.Cluster{Name: name, Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(),
+		ConnectTimeout: x.connectTimeout(), Service: ir.ServiceRef{Name: name}}
+	x.applyPool(c, x.mesh.GetDefaultTrafficPolicy().GetConnectionPool())
+	c.HTTP = passthroughHTTP()
+	return c
+}
+
 // addSpecial adds the clusters every proxy has.
 func (b *builder) addSpecial() {
 	b.out.Clusters = append(b.out.Clusters,
 		&ir.Cluster{Name: ir.BlackHoleCluster, Type: ir.Static, Breaker: ir.DefaultBreaker(), Service: ir.ServiceRef{Name: ir.BlackHoleCluster}},
-		&ir.Cluster{Name: ir.PassthroughCluster, Type: ir.OriginalDst, LB: ir.ClusterProvided, Breaker: ir.DefaultBreaker(), TCPKeepalive: b.keepalive(nil),
-			ConnectTimeout: b.connectTimeout(), HTTP: passthroughHTTP(), Service: ir.ServiceRef{Name: ir.PassthroughCluster}},
+		b.passthroughCluster(ir.PassthroughCluster),
 	)
 }

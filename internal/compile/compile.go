@@ -108,7 +108,7 @@ func (x *Index) Snapshot(node ir.Node) *ir.Snapshot {
 	if node.TrustDomain == "" {
 		node.TrustDomain = x.TrustDomain()
 	}
-	b := &builder{Index: x, node: node, out: &ir.Snapshot{Node: node}, clusters: map[string]bool{}, applied: map[string]policy{}, set: x.set}
+	b := &builder{Index: x, node: node, out: &ir.Snapshot{Node: node}, clusters: map[string]bool{}, applied: map[string]policy{}, saysHosts: map[*ir.RetryPolicy]bool{}, set: x.set}
 	b.scope()
 	if node.Type == ir.Router {
 		b.gateway()
@@ -136,6 +136,9 @@ type builder struct {
 	out       *ir.Snapshot
 	clusters  map[string]bool   // by name: already in out
 	applied   map[string]policy // of the outbound clusters
+	// Retries that say themselves whether hosts are tried twice
+	// (retryIgnorePreviousHosts).
+	saysHosts map[*ir.RetryPolicy]bool
 }
 
 // accessLog is what MeshConfig asks for; nil for none.

@@ -156,11 +156,8 @@ func (b *builder) tlsServer(l *ir.Listener, s *server) {
 		return
 	}
 	https := strings.EqualFold(s.Port.Protocol, "HTTPS")
-	var alpn []string
-	if https {
-		alpn = []string{"h2", "http/1.1"}
-	}
-	tls := b.serverTLS(&s.gw.Meta, s.path()+".tls", s.Tls, alpn)
+	// Bytes may be HTTP too: clients that insist on ALPN (gRPC) get an answer.
+	tls := b.serverTLS(&s.gw.Meta, s.path()+".tls", s.Tls, []string{"h2", "http/1.1"})
 	if tls == nil {
 		return
 	}

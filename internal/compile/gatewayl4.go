@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -124,7 +123,7 @@ func (b *builder) sniCluster(s *service, p *servicePort, subsetName, name string
 	}
 	b.clusters[name] = true
 	var labels map[string]string
-	c := &ir.Cluster{Name: name, Type: s.clusterOf, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(), ConnectTimeout: dur(b.mesh.ConnectTimeout, ir.Duration(10*time.Second)),
+	c := &ir.Cluster{Name: name, Type: s.clusterOf, LB: ir.LeastRequest, Breaker: ir.DefaultBreaker(), ConnectTimeout: b.connectTimeout(),
 		Service: ir.ServiceRef{Host: s.host, Name: s.shortName(), Namespace: s.Namespace, Port: p.number, Subset: subsetName}, Origin: s.Origin()}
 	if r := b.ruleFor(s, b.node.Namespace); r != nil {
 		if sub := r.subset(subsetName); sub != nil {
@@ -138,7 +137,7 @@ func (b *builder) sniCluster(s *service, p *servicePort, subsetName, name string
 	if b.out.Clusters = append(b.out.Clusters, c); c.Type == ir.EDS {
 		b.out.Endpoints = append(b.out.Endpoints, endpoints)
 	} else {
-		c.Endpoints = endpoints
+		c.Endpoints, c.DNSRefresh = endpoints, b.dnsRefresh()
 	}
 	return name
 }

@@ -69,6 +69,10 @@ func (b *builder) gatewayRoutes(name string, servers []*server) *ir.RouteTable {
 	for h, s := range redirect {
 		hosts[h].Routes = s.redirectRoutes()
 	}
+	if len(t.VirtualHosts) == 0 { // 404 for every host, and a place that says why
+		s := servers[0]
+		t.VirtualHosts = append(t.VirtualHosts, &ir.VirtualHost{Name: "blackhole:" + itoa(int(s.Port.Number)), Domains: []string{"*"}, Origin: s.gw.At(s.path())})
+	}
 	for _, vh := range t.VirtualHosts { // catch-alls of one VirtualService must not hide another's routes
 		slices.SortStableFunc(vh.Routes, func(a, c *ir.Route) int { return catchAllRank(a) - catchAllRank(c) })
 	}

@@ -15,10 +15,10 @@ import (
 // is better than one that promises less than the user asked for.
 func (b *builder) serverTLS(m *resource.Meta, path string, t *networking.ServerTLSSettings, alpn []string) *ir.DownstreamTLS {
 	if t.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL {
-		if alpn != nil {
-			alpn = servedALPN
+		out := b.inboundTLS(servedALPN...)
+		if len(t.SubjectAltNames) > 0 {
+			out.SANs = exactly(t.SubjectAltNames)
 		}
-		out := b.inboundTLS(alpn...)
 		return b.tlsParameters(m, path, t, out)
 	}
 	out := &ir.DownstreamTLS{ALPN: alpn}

@@ -42,8 +42,9 @@ func (b *builder) inbound() {
 		}
 	}
 	l.Chains = append(l.Chains, b.passthroughChains(0)...)
-	b.out.Clusters = append(b.out.Clusters, &ir.Cluster{Name: ir.InboundPassthrough, Type: ir.OriginalDst, LB: ir.ClusterProvided,
-		ConnectTimeout: b.connectTimeout(), Breaker: ir.DefaultBreaker(), BindSource: inboundSource, HTTP: passthroughHTTP(), Service: ir.ServiceRef{Name: ir.InboundPassthrough}})
+	unknown := b.passthroughCluster(ir.InboundPassthrough)
+	unknown.BindSource = inboundSource
+	b.out.Clusters = append(b.out.Clusters, unknown)
 	b.out.Listeners = append(b.out.Listeners, l)
 }
 

@@ -101,7 +101,7 @@ func (b *builder) inboundPool(c *ir.Cluster, p inboundPort) {
 		return
 	}
 	protocol := p.port.protocol.upstreamProtocol()
-	c.Breaker, c.HTTP, c.TCPKeepalive, c.ConnectTimeout = ir.DefaultBreaker(), ir.HTTPUpstream{Protocol: protocol}, nil, 0
+	c.Breaker, c.HTTP, c.TCPKeepalive, c.ConnectTimeout = ir.DefaultBreaker(), ir.HTTPUpstream{Protocol: protocol}, nil, b.connectTimeout()
 	b.applyPool(c, pool)
 	c.PolicyFrom = b.sidecar.At(path)
 }

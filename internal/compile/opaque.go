@@ -126,7 +126,11 @@ func (b *builder) sniffed(l *ir.Listener, s *service, p *servicePort, to destina
 	if b.addChain(l, c, s); len(l.Chains) == before || b.out.RouteTable(table) != nil {
 		return
 	}
-	b.out.Routes = append(b.out.Routes, &ir.RouteTable{Name: table, VirtualHosts: append(b.serviceHosts(s, p), b.catchAll())})
+	hosts := b.serviceHosts(s, p)
+	for _, h := range hosts { // the address has said whom the caller means
+		h.Domains = []string{"*"}
+	}
+	b.out.Routes = append(b.out.Routes, &ir.RouteTable{Name: table, VirtualHosts: hosts})
 }
 
 // destination is where connections to a service arrive: at an address of its

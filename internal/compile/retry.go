@@ -74,7 +74,7 @@ func (b *builder) retryPolicy(r *networking.HTTPRetry, m *resource.Meta, path st
 	p := b.retryBase()
 	p.Attempts, p.PerTryTimeout, p.Backoff = uint32(r.Attempts), dur(r.PerTryTimeout, 0), dur(r.Backoff, 0)
 	if r.RetryIgnorePreviousHosts != nil {
-		p.PreviousHosts = r.RetryIgnorePreviousHosts.Value
+		p.PreviousHosts, b.saysHosts[p] = r.RetryIgnorePreviousHosts.Value, true
 	}
 	if r.RetryRemoteLocalities.GetValue() {
 		b.report(resource.Error, m, path+".retryRemoteLocalities", "not supported yet; further tries stay in the locality that the balancer chooses", "")

@@ -228,8 +228,10 @@ func (s *service) domains(from string) []string {
 			d = append(d, a.String())
 		}
 	}
-	if s.headless {
-		d = append(d, "*."+s.host)
+	if s.headless { // also its instances by name
+		for _, name := range slices.Clone(d) {
+			d = append(d, "*."+name)
+		}
 	}
 	for _, a := range s.aliases {
 		if a.exportedTo(from) {

@@ -61,7 +61,7 @@ func (t Termination) Config() (*tls.Config, error) {
 	}
 	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return choose(shown, hello) }
 	if !t.Require && !t.Optional {
-		return c, nil
+		return tolerant(c), nil
 	}
 	if c.ClientAuth = tls.RequestClientCert; t.Require {
 		c.ClientAuth = tls.RequireAnyClientCert
@@ -75,7 +75,25 @@ func (t Termination) Config() (*tls.Config, error) {
 	// VerifyConnection also runs when a session is resumed: a bundle that
 	// changed ends its sessions.
 	c.VerifyConnection = clients.verify
-	return c, nil
+	return tolerant(c), nil
+}
+
+// tolerant makes the server go on without ALPN where it and the client have no
+// protocol in common, as Envoy does. crypto/tls would break the handshake off
+// (RFC 7301, section 3.2), and clients of other protocols use gateways too.
+func tolerant(c *tls.Config) *tls.Config {
+	if len(c.NextProtos) == 0 {
+		return c
+	}
+	without := c.Clone()
+	without.NextProtos = nil
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if len(hello.SupportedProtos) > 0 && !slices.ContainsFunc(hello.SupportedProtos, func(p string) bool { return slices.Contains(c.NextProtos, p) }) {
+			return without, nil
+		}
+		return nil, nil
+	}
+	return c
 }
 
 // choose takes the first certificate that the client can use, else the first.

@@ -39,6 +39,9 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 			if out.LoadAssignment, err = encodeEndpoints(c.Endpoints); err != nil {
 				return nil, err
 			}
+			if c.Type == ir.Static {
+				unweighted(out.LoadAssignment)
+			}
 		}
 	}
 	out.LbPolicy = map[ir.LBPolicy]clusterpb.Cluster_LbPolicy{
@@ -57,7 +60,7 @@ func encodeCluster(c *ir.Cluster) (*clusterpb.Cluster, error) {
 	if c.TLS != nil {
 		out.TransportSocket = upstreamTLS(c.TLS)
 	}
-	if c.ProxyProtocol != "" {
+	if c.ProxyProtocol != "" && c.AutoTLS == nil {
 		out.TransportSocket = announcing(c.ProxyProtocol, out.TransportSocket)
 	}
 	if c.AutoTLS != nil {

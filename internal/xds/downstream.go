@@ -43,10 +43,7 @@ func validate(v *tlspb.CertificateValidationContext, t *ir.DownstreamTLS) {
 	if t.ValidationSecret != ir.SecretRootCA { // outside the mesh a name may be of any kind
 		v.MatchTypedSubjectAltNames = nil
 		for _, s := range t.SANs {
-			for _, kind := range []tlspb.SubjectAltNameMatcher_SanType{tlspb.SubjectAltNameMatcher_DNS, tlspb.SubjectAltNameMatcher_URI,
-				tlspb.SubjectAltNameMatcher_EMAIL, tlspb.SubjectAltNameMatcher_IP_ADDRESS} {
-				v.MatchTypedSubjectAltNames = append(v.MatchTypedSubjectAltNames, &tlspb.SubjectAltNameMatcher{SanType: kind, Matcher: stringMatcher(s)})
-			}
+			v.MatchTypedSubjectAltNames = append(v.MatchTypedSubjectAltNames, ofAnyKind(s)...)
 		}
 	}
 	v.VerifyCertificateSpki, v.VerifyCertificateHash = t.SPKI, t.Hashes

@@ -44,6 +44,17 @@ func encodeEndpoints(e *ir.EndpointSet) (*endpointpb.ClusterLoadAssignment, erro
 	return out, nil
 }
 
+// unweighted takes weights out of a static cluster, which has one endpoint: the
+// application.
+func unweighted(a *endpointpb.ClusterLoadAssignment) {
+	for _, g := range a.Endpoints {
+		g.LoadBalancingWeight = nil
+		for _, e := range g.LbEndpoints {
+			e.LoadBalancingWeight = nil
+		}
+	}
+}
+
 // endpointAddress is "host:port" or "unix:/path".
 func endpointAddress(text string) (*core.Address, error) {
 	if path, ok := strings.CutPrefix(text, "unix:"); ok {

@@ -39,11 +39,11 @@ func httpOptions(c *ir.Cluster) *httppb.HttpProtocolOptions {
 	return out
 }
 
-// encodeBalancer says how hosts are chosen. The panic threshold is always
-// written: Envoy's default of 50 % would send requests to endpoints that are
-// not ready.
+// encodeBalancer says how hosts are chosen. The panic threshold is written
+// wherever a host can be unhealthy: Envoy's default of 50 % would send requests
+// to endpoints that are not ready.
 func encodeBalancer(out *clusterpb.Cluster, c *ir.Cluster) {
-	if c.Type == ir.OriginalDst {
+	if c.Type == ir.OriginalDst || c.Type == ir.Static {
 		return
 	}
 	common := &clusterpb.Cluster_CommonLbConfig{HealthyPanicThreshold: &typepb.Percent{}}
@@ -53,16 +53,16 @@ func encodeBalancer(out *clusterpb.Cluster, c *ir.Cluster) {
 	switch {
 	case c.ZoneAware != nil:
 		common.LocalityConfigSpecifier = &clusterpb.Cluster_CommonLbConfig_ZoneAwareLbConfig_{ZoneAwareLbConfig: &clusterpb.Cluster_CommonLbConfig_ZoneAwareLbConfig{
-			RoutingEnabled: &typepb.Percent{Value: 100}, MinClusterSize: wrapperspb.UInt64(c.ZoneAware.MinClusterSize)}}
+			MinClusterSize: wrapperspb.UInt64(c.ZoneAware.MinClusterSize)}}
 	case c.LocalityWeighted:
 		common.LocalityConfigSpecifier = &clusterpb.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{LocalityWeightedLbConfig: &clusterpb.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
 	}
 	out.CommonLbConfig = common
 	switch {
 	case c.LB == ir.RingHash:
-		ring := &clusterpb.Cluster_RingHashLbConfig{}
+		ring := &clusterpb.Cluster_RingHashLbConfig{MinimumRingSize: wrapperspb.UInt64(ir.DefaultRingSize)}
 		if c.Hash != nil && c.Hash.MinRingSize > 0 {
-			ring.MinimumRingSize = wrapperspb.UInt64(min(c.Hash.MinRingSize, ir.MaxRingSize))
+			ring.MinimumRingSize.Value = min(c.Hash.MinRingSize, ir.MaxRingSize)
 		}
 		out.LbConfig = &clusterpb.Cluster_RingHashLbConfig_{RingHashLbConfig: ring}
 	case c.LB == ir.Maglev && c.Hash != nil:
@@ -120,10 +120,13 @@ func upstreamTLS(t *ir.UpstreamTLS) *core.TransportSocket {
 	case t.ValidationSecret != "":
 		common.ValidationContextType = combined(t.ValidationSecret, t.SANs)
 	case t.SkipVerify:
+		common.ValidationContextType = &tlspb.CommonTlsContext_ValidationContext{ValidationContext: &tlspb.CertificateValidationContext{}}
 	case t.Secret != "":
-		common.ValidationContextType = combined(t.Secret+caSuffix, t.SANs)
+		context := combined(t.Secret+caSuffix, nil)
+		context.CombinedValidationContext.DefaultValidationContext.MatchTypedSubjectAltNames = expectedNames(t)
+		common.ValidationContextType = context
 	default:
-		v := &tlspb.CertificateValidationContext{}
+		v := &tlspb.CertificateValidationContext{MatchTypedSubjectAltNames: expectedNames(t)}
 		if t.CAFile == "system" {
 			v.SystemRootCerts = &tlspb.CertificateValidationContext_SystemRootCerts{}
 		} else {
@@ -132,18 +135,35 @@ func upstreamTLS(t *ir.UpstreamTLS) *core.TransportSocket {
 		if t.CRLFile != "" {
 			v.Crl = inFile(t.CRLFile)
 		}
-		sans := t.SANs
-		if len(sans) == 0 && t.SNI != "" {
-			sans = []ir.Match{{Kind: ir.Exact, Value: t.SNI}}
-		}
-		for _, s := range sans {
-			v.MatchTypedSubjectAltNames = append(v.MatchTypedSubjectAltNames, &tlspb.SubjectAltNameMatcher{SanType: tlspb.SubjectAltNameMatcher_DNS, Matcher: stringMatcher(s)},
-				&tlspb.SubjectAltNameMatcher{SanType: tlspb.SubjectAltNameMatcher_URI, Matcher: stringMatcher(s)})
-		}
 		common.ValidationContextType = &tlspb.CommonTlsContext_ValidationContext{ValidationContext: v}
 	}
 	return &core.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &core.TransportSocket_TypedConfig{
 		TypedConfig: pack(&tlspb.UpstreamTlsContext{CommonTlsContext: common, Sni: t.SNI})}}
+}
+
+// expectedNames are the names that a server outside the mesh must have one of:
+// without subjectAltNames the one it is asked for.
+func expectedNames(t *ir.UpstreamTLS) []*tlspb.SubjectAltNameMatcher {
+	names := t.SANs
+	if len(names) == 0 && t.SNI != "" {
+		names = []ir.Match{{Kind: ir.Exact, Value: t.SNI}}
+	}
+	var out []*tlspb.SubjectAltNameMatcher
+	for _, s := range names {
+		out = append(out, ofAnyKind(s)...)
+	}
+	return out
+}
+
+// ofAnyKind matches a name that may be a DNS name, a URI, a mail address or an
+// IP address.
+func ofAnyKind(s ir.Match) []*tlspb.SubjectAltNameMatcher {
+	var out []*tlspb.SubjectAltNameMatcher
+	for _, kind := range []tlspb.SubjectAltNameMatcher_SanType{tlspb.SubjectAltNameMatcher_DNS, tlspb.SubjectAltNameMatcher_URI,
+		tlspb.SubjectAltNameMatcher_EMAIL, tlspb.SubjectAltNameMatcher_IP_ADDRESS} {
+		out = append(out, &tlspb.SubjectAltNameMatcher{SanType: kind, Matcher: stringMatcher(s)})
+	}
+	return out
 }
 
 func inFile(path string) *core.DataSource {

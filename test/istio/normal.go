@@ -35,6 +35,7 @@ var notCompared = map[string]string{
 	"envoy.config.cluster.v3.Cluster.dns_jitter":                           resolver,
 	"envoy.config.cluster.v3.Cluster.dns_lookup_family":                    resolver,
 	"envoy.config.cluster.v3.Cluster.typed_dns_resolver_config":            resolver,
+	"envoy.config.core.v3.RuntimeDouble.runtime_key":                       "a name in Envoy's runtime; what counts is the default value",
 	"envoy.config.core.v3.Locality":                                        "in the key",
 
 	"envoy.config.endpoint.v3.LocalityLbEndpoints.locality": "in the key",
@@ -118,6 +119,9 @@ func normalized(m proto.Message) proto.Message {
 		if l := c.CommonLbConfig; proto.Size(l) == 0 || c.GetType() == clusterpb.Cluster_ORIGINAL_DST && l.GetHealthyPanicThreshold().GetValue() == 0 {
 			c.CommonLbConfig = nil // original destinations are never unhealthy
 		}
+		if r := c.GetRingHashLbConfig(); r != nil && r.MinimumRingSize == nil {
+			r.MinimumRingSize = wrapperspb.UInt64(1024) // Envoy's default
+		}
 		for k, v := range c.TypedExtensionProtocolOptions {
 			o := &httppb.HttpProtocolOptions{}
 			if v.UnmarshalTo(o) == nil && proto.Size(normalized(o)) == 0 {
@@ -126,14 +130,7 @@ func normalized(m proto.Message) proto.Message {
 		}
 		return c
 	case *tlspb.CertificateValidationContext:
-		c := proto.Clone(m).(*tlspb.CertificateValidationContext)
-		for _, s := range c.MatchTypedSubjectAltNames { // Istio still writes the untyped field
-			if s.SanType == tlspb.SubjectAltNameMatcher_URI {
-				c.MatchSubjectAltNames = append(c.MatchSubjectAltNames, s.Matcher) //nolint:staticcheck
-			}
-		}
-		c.MatchTypedSubjectAltNames = nil
-		return c
+		return untypedNames(m)
 	case *endpointpb.LbEndpoint:
 		c := proto.Clone(m).(*endpointpb.LbEndpoint)
 		if c.HealthStatus == corepb.HealthStatus_HEALTHY {
@@ -182,7 +179,7 @@ func normalized(m proto.Message) proto.Message {
 		}
 		return c
 	case *tlspb.CommonTlsContext:
-		c := proto.Clone(m).(*tlspb.CommonTlsContext)
+		c := withoutAgent(m)
 		if list := c.TlsCertificateSdsSecretConfigs; len(list) == 1 && list[0].Name == "default" {
 			// Between two proxies of the mesh: Istio's filter writes ALPN anew for
 			// each connection, so what stands here is not what is offered.
@@ -199,6 +196,15 @@ func normalized(m proto.Message) proto.Message {
 		}
 		if e := c.GetExplicitHttpConfig(); e != nil && e.GetHttpProtocolOptions() != nil && proto.Size(e.GetHttpProtocolOptions()) == 0 {
 			c.UpstreamProtocolOptions = nil // HTTP/1.1 is what a cluster speaks when nothing is said
+		}
+		return c
+	case *clusterpb.Cluster_SlowStartConfig:
+		c := proto.Clone(m).(*clusterpb.Cluster_SlowStartConfig)
+		if c.MinWeightPercent == nil {
+			c.MinWeightPercent = &typepb.Percent{Value: 10} // Envoy's default
+		}
+		if c.Aggression == nil {
+			c.Aggression = &corepb.RuntimeDouble{DefaultValue: 1} // Envoy's default
 		}
 		return c
 	case *clusterpb.OutlierDetection:

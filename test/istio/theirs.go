@@ -10,6 +10,7 @@ import (
 	"istio.io/istio/pilot/pkg/config/kube/crd"
 	"istio.io/istio/pilot/pkg/model"
 	"istio.io/istio/pilot/pkg/networking/util"
+	labelutil "istio.io/istio/pilot/pkg/serviceregistry/util/label"
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config"
 	"istio.io/istio/pkg/config/mesh"
@@ -56,6 +57,8 @@ func proxyOf(i *resource.Workload) *model.Proxy {
 	if i.Gateway {
 		p.Type = model.Router
 	}
+	// What istiod adds when a proxy connects; the fake server leaves it out.
+	p.Labels = labelutil.AugmentLabels(p.Labels, p.Metadata.ClusterID, i.Locality, "", "")
 	return p
 }
 
