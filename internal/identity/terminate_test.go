@@ -195,6 +195,26 @@ func TestTerminationChoosesCertificate(t *testing.T) {
 	}
 }
 
+// A client with other protocols than ours is served without ALPN: it may speak
+// whatever is behind a gateway's TCP server.
+func TestTerminationWithoutCommonProtocol(t *testing.T) {
+	ca := newEdgeCA(t)
+	_, cert, key := ca.issue("web.example.com", ecKey(t))
+	conf, err := Termination{Certificates: []ServerCertificate{{Cert: cert, Key: key}}, ALPN: []string{"h2", "http/1.1"}}.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		offered []string
+		want    string
+	}{{[]string{"h2"}, "h2"}, {[]string{"postgresql", "http/1.1"}, "http/1.1"}, {[]string{"postgresql"}, ""}, {nil, ""}} {
+		state, err := shake(t, conf, &tls.Config{ServerName: "web.example.com", NextProtos: c.offered})
+		if err != nil || state.NegotiatedProtocol != c.want {
+			t.Errorf("offered %q: %q, %v; want %q", c.offered, state.NegotiatedProtocol, err, c.want)
+		}
+	}
+}
+
 func TestTerminationFollowsFiles(t *testing.T) {
 	ca, dir := newEdgeCA(t), t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
