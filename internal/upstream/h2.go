@@ -203,11 +203,14 @@ func (c *Cluster) dialShared(h *Host, deadline time.Time) (Carrier, error) {
 	h.mu.Lock()
 	h.shared = append(h.shared, shared)
 	h.mu.Unlock()
+	// The stream is opened before anything is read: where the peer resets the
+	// connection at once, the request that dialled it learns of the reset.
+	s := h.open(time.Now(), true)
 	go shared.serve()
-	if s := h.open(time.Now(), true); s != nil {
-		return s, nil
+	if s == nil {
+		return nil, ErrOverflow // the limits allow no stream at all
 	}
-	return nil, ErrOverflow // the peer takes no stream at all
+	return s, nil
 }
 
 func (c *Cluster) h2Options() h2.Options {
