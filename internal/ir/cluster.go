@@ -219,11 +219,7 @@ type UpstreamTLS struct {
 	SANs             []Match  `json:"sans,omitempty"`
 	ALPN             []string `json:"alpn,omitempty"`
 	SkipVerify       bool     `json:"skipVerify,omitempty"`
-	// AutoSNI and AutoSAN: the request's host is the server name asked for, and
-	// the name that the certificate must have.
-	AutoSNI bool   `json:"autoSNI,omitempty"`
-	AutoSAN bool   `json:"autoSAN,omitempty"`
-	Origin  Origin `json:"origin,omitzero"`
+	Origin           Origin   `json:"origin,omitzero"`
 }
 
 // EndpointSet are the endpoints of one cluster.

@@ -17,7 +17,6 @@ const (
 	headTimeout   = 30 * time.Second // the rest of a head that came in pieces
 	streamIdle    = 5 * time.Minute  // a body or response that stands still (Envoy)
 	deadlineSlack = 30 * time.Second // how stale an armed deadline may be before it is renewed
-	flushAt       = 32 << 10         // how much of a response is gathered before it is written
 )
 
 // http1Conn serves HTTP/1.1 on one downstream connection and is the caller of
@@ -27,8 +26,7 @@ const (
 type http1Conn struct {
 	*downstream
 	*h1.Reader
-	out           []byte         // what is about to be written downstream
-	framing       header.Framing // of the response being written
+	w             h1.Writer
 	readDeadline  time.Time
 	writeDeadline time.Time
 	x             exchange
@@ -39,6 +37,7 @@ var _ caller = (*http1Conn)(nil)
 
 func newHTTP1Conn(d *downstream) *http1Conn {
 	c := &http1Conn{downstream: d, Reader: h1.NewReader(d.conn)}
+	c.w = h1.NewWriter(c)
 	c.OnPartial = func() { c.readBy(time.Now().Add(headTimeout), 0) }
 	c.x.d, c.x.c = d, c
 	return c
@@ -121,9 +120,15 @@ func (c *http1Conn) writeBy(t time.Time, slack time.Duration) {
 	c.raw.SetWriteDeadline(t)
 }
 
+// Write sends downstream; the codec's writer calls it with what has gathered.
+func (c *http1Conn) Write(b []byte) (int, error) {
+	c.writeBy(time.Now().Add(streamIdle), deadlineSlack)
+	return c.conn.Write(b)
+}
+
 func (c *http1Conn) proceed() error {
-	c.out = append(c.out[:0], "HTTP/1.1 100 Continue\r\n\r\n"...)
-	return c.flush()
+	c.w.Continue()
+	return c.w.Flush()
 }
 
 func (c *http1Conn) head(h *header.Head, end bool) error {
@@ -135,60 +140,18 @@ func (c *http1Conn) head(h *header.Head, end bool) error {
 		c.x.keepAlive = false
 	}
 	h.KeepAlive = c.x.keepAlive
-	c.framing = h.Framing
-	c.out = h1.AppendResponse(c.out[:0], h, c.x.req.Method, old)
-	if old && c.framing == header.Open {
-		c.framing = header.UntilClose
-	}
-	if end && c.framing == header.Open {
-		c.out = h1.AppendLastChunk(c.out, nil)
-	}
+	c.w.Response(h, c.x.req.Method, old, end)
 	return nil
 }
 
-// data cuts what HTTP/2 hands over at once, up to a whole window, so that it
-// does not swell out.
-func (c *http1Conn) data(b []byte, end bool) error {
-	for ; len(b) > flushAt; b = b[flushAt:] {
-		if err := c.piece(b[:flushAt], false); err != nil {
-			return err
-		}
-	}
-	return c.piece(b, end)
-}
+func (c *http1Conn) data(b []byte, end bool) error { return c.w.Data(b, end) }
 
-func (c *http1Conn) piece(b []byte, end bool) error {
-	if c.framing == header.Open {
-		c.out = h1.AppendChunk(c.out, b)
-		if end {
-			c.out = h1.AppendLastChunk(c.out, nil)
-		}
-	} else {
-		c.out = append(c.out, b...)
-	}
-	if len(c.out) >= flushAt {
-		return c.flush()
-	}
-	return nil
-}
-
-// end closes the body; trailers need chunks to travel.
 func (c *http1Conn) end(trailers []header.Field) error {
-	if c.framing == header.Open {
-		c.out = h1.AppendLastChunk(c.out, trailers)
-	}
+	c.w.Trailers(trailers)
 	return nil
 }
 
-func (c *http1Conn) flush() error {
-	if len(c.out) == 0 {
-		return nil
-	}
-	c.writeBy(time.Now().Add(streamIdle), deadlineSlack)
-	_, err := c.conn.Write(c.out)
-	c.out = c.out[:0]
-	return err
-}
+func (c *http1Conn) flush() error { return c.w.Flush() }
 
 // cut makes the close a reset: nothing else tells an HTTP/1.1 caller that the
 // response is not whole.

@@ -5,7 +5,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/tulle-mesh/tulle/internal/h1"
 	"github.com/tulle-mesh/tulle/internal/header"
 )
 
@@ -56,61 +55,22 @@ var _ Carrier = (*Conn)(nil)
 
 // WriteHead implements Carrier.
 func (c *Conn) WriteHead(h *header.Head, end bool) error {
-	c.method, c.framing = h.Method, h.Framing
-	c.out = h1.AppendRequest(c.out[:0], h)
-	if end && h.Framing == header.Open {
-		c.out = h1.AppendLastChunk(c.out, nil)
-	}
+	c.method = h.Method
+	c.w.Request(h, end)
 	return nil
 }
 
-// flushAt is how much of a body is gathered before it is written.
-const flushAt = 32 << 10
-
-// WriteData implements Carrier. What HTTP/2 hands over at once can be a whole
-// window: cut into pieces it does not swell the buffer, which stays with the
-// connection.
-func (c *Conn) WriteData(b []byte, end bool) error {
-	for ; len(b) > flushAt; b = b[flushAt:] {
-		if err := c.writePiece(b[:flushAt], false); err != nil {
-			return err
-		}
-	}
-	return c.writePiece(b, end)
-}
-
-func (c *Conn) writePiece(b []byte, end bool) error {
-	if c.framing == header.Open {
-		c.out = h1.AppendChunk(c.out, b)
-		if end {
-			c.out = h1.AppendLastChunk(c.out, nil)
-		}
-	} else {
-		c.out = append(c.out, b...)
-	}
-	if len(c.out) >= flushAt {
-		return c.Flush()
-	}
-	return nil
-}
+// WriteData implements Carrier.
+func (c *Conn) WriteData(b []byte, end bool) error { return c.w.Data(b, end) }
 
 // WriteTrailers implements Carrier. HTTP/1.1 has trailers on chunked bodies only.
 func (c *Conn) WriteTrailers(fields []header.Field) error {
-	if c.framing == header.Open {
-		c.out = h1.AppendLastChunk(c.out, fields)
-	}
+	c.w.Trailers(fields)
 	return nil
 }
 
 // Flush implements Carrier.
-func (c *Conn) Flush() error {
-	if len(c.out) == 0 {
-		return nil
-	}
-	_, err := c.Conn.Write(c.out)
-	c.out = c.out[:0]
-	return err
-}
+func (c *Conn) Flush() error { return c.w.Flush() }
 
 // writeSlack is how stale an armed write deadline may be: moving a timer costs
 // more than looking at it, and what it bounds is minutes.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/h1"
-	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/wire"
 )
 
@@ -26,10 +25,8 @@ type Conn struct {
 	local  string // local address, as the access log prints it
 	reused bool   // it has carried a request before
 
-	// The request being written.
-	method  string
-	framing header.Framing
-	out     []byte
+	method string // of the request being carried
+	w      h1.Writer
 
 	raw       syscall.RawConn
 	peek      func(fd uintptr) bool // allocated once
@@ -92,7 +89,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, erro
 		}
 		conn.Conn = tc
 	}
-	conn.Reader = h1.NewReader(conn.Conn)
+	conn.Reader, conn.w = h1.NewReader(conn.Conn), h1.NewWriter(conn.Conn)
 	conn.peek = conn.peekFD
 	return conn, nil
 }

@@ -12,12 +12,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 )
 
-// Protocols that a cluster may be told to speak (ir.HTTPUpstream.Protocol).
-const (
-	protocolHTTP2      = "http2"
-	protocolDownstream = "downstream" // whatever the request came with
-)
-
 // h2Conn is one HTTP/2 connection to a host, shared by requests.
 type h2Conn struct {
 	*h2.Conn

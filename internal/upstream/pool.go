@@ -3,6 +3,8 @@ package upstream
 import (
 	"errors"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
 // Errors of Acquire. Everything else it returns is a connection failure.
@@ -70,8 +72,8 @@ func (c *Cluster) EndRetry() { c.retries.Add(-1) }
 // timeout only.
 func (c *Cluster) Acquire(h *Host, deadline time.Time, http2, fresh, check bool) (Carrier, error) {
 	switch c.conf.Load().HTTP.Protocol {
-	case protocolDownstream:
-	case protocolHTTP2:
+	case ir.DownstreamProtocol:
+	case ir.HTTP2:
 		http2 = true
 	default:
 		http2 = false
