@@ -3,7 +3,6 @@ package identity
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -133,26 +132,13 @@ func (m *materials) verify(cs tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	if m.o.Accept != nil && !slices.ContainsFunc(names(leaf), m.o.Accept) {
-		return fmt.Errorf("none of the certificate's names %v is one of subjectAltNames", names(leaf))
+	if m.o.Accept != nil && !slices.ContainsFunc(alternativeNames(leaf), m.o.Accept) {
+		return fmt.Errorf("none of the certificate's names %v is one of subjectAltNames", alternativeNames(leaf))
 	}
 	return m.revoked(chains)
 }
 
-func names(c *x509.Certificate) []string {
-	out := slices.Clone(c.DNSNames)
-	for _, u := range c.URIs {
-		out = append(out, u.String())
-	}
-	for _, ip := range c.IPAddresses {
-		out = append(out, ip.String())
-	}
-	return append(out, c.EmailAddresses...)
-}
-
-// revoked checks the chains against the revocation lists: one chain without a
-// revoked certificate is enough. As in OpenSSL's full check, a list must come
-// from the issuer that it speaks for, and be in force.
+// revoked checks the chains against the revocation lists, if there are any.
 func (m *materials) revoked(chains [][]*x509.Certificate) error {
 	if m.o.CRLFile == "" && len(m.o.CRL) == 0 {
 		return nil
@@ -161,36 +147,7 @@ func (m *materials) revoked(chains [][]*x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	for _, chain := range chains {
-		if err = clean(chain, lists); err == nil {
-			return nil
-		}
-	}
-	return err
-}
-
-func clean(chain []*x509.Certificate, lists []*x509.RevocationList) error {
-	for i := 0; i+1 < len(chain); i++ {
-		checked := false
-		for _, list := range lists {
-			if list.CheckSignatureFrom(chain[i+1]) != nil {
-				continue
-			}
-			if !list.NextUpdate.IsZero() && time.Now().After(list.NextUpdate) {
-				return fmt.Errorf("the revocation list of %s has expired", chain[i+1].Subject)
-			}
-			checked = true
-			for _, r := range list.RevokedCertificateEntries {
-				if r.SerialNumber.Cmp(chain[i].SerialNumber) == 0 {
-					return fmt.Errorf("certificate %s was revoked", chain[i].SerialNumber.Text(16))
-				}
-			}
-		}
-		if !checked {
-			return fmt.Errorf("there is no revocation list of %s", chain[i+1].Subject)
-		}
-	}
-	return nil
+	return unrevoked(chains, lists)
 }
 
 func (m *materials) lists() ([]*x509.RevocationList, error) {
@@ -203,16 +160,9 @@ func (m *materials) lists() ([]*x509.RevocationList, error) {
 	if m.revocations != nil && m.revocationFrom.Equal(at) {
 		return m.revocations, nil
 	}
-	var lists []*x509.RevocationList
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		list, err := x509.ParseRevocationList(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("revocation list: %w", err)
-		}
-		lists = append(lists, list)
-	}
-	if len(lists) == 0 {
-		return nil, errors.New("the revocation list is empty")
+	lists, err := revocationLists(text)
+	if err != nil {
+		return nil, err
 	}
 	m.revocations, m.revocationFrom = lists, at
 	return lists, nil

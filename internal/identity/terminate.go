@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -212,27 +211,14 @@ func (k *clientCheck) trust() (*x509.CertPool, []*x509.RevocationList, error) {
 	if !roots.AppendCertsFromPEM(ca) {
 		return nil, nil, errors.New("the CA bundle holds no certificate")
 	}
-	lists, err := revocationLists(crl)
-	if err != nil {
-		return nil, nil, err
+	var lists []*x509.RevocationList
+	if k.t.CRLFile != "" || len(crl) > 0 {
+		if lists, err = revocationLists(crl); err != nil {
+			return nil, nil, err
+		}
 	}
 	k.roots, k.lists, k.at = roots, lists, at
 	return roots, lists, nil
-}
-
-func revocationLists(text []byte) ([]*x509.RevocationList, error) {
-	var lists []*x509.RevocationList
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		list, err := x509.ParseRevocationList(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("revocation list: %w", err)
-		}
-		lists = append(lists, list)
-	}
-	if len(text) > 0 && len(lists) == 0 {
-		return nil, errors.New("the revocation list holds none")
-	}
-	return lists, nil
 }
 
 func (k *clientCheck) verify(cs tls.ConnectionState) error {
@@ -279,50 +265,4 @@ func (k *clientCheck) pinned(leaf *x509.Certificate) bool {
 	return slices.ContainsFunc(k.t.Hashes, func(h string) bool {
 		return strings.EqualFold(strings.ReplaceAll(h, ":", ""), hex.EncodeToString(whole[:]))
 	})
-}
-
-func alternativeNames(c *x509.Certificate) []string {
-	out := append(slices.Clone(c.DNSNames), c.EmailAddresses...)
-	for _, u := range c.URIs {
-		out = append(out, u.String())
-	}
-	for _, ip := range c.IPAddresses {
-		out = append(out, ip.String())
-	}
-	return out
-}
-
-// unrevoked: one chain that the lists do not break is enough. As in Envoy,
-// where there are lists at all, each issuer needs one that is in force.
-func unrevoked(chains [][]*x509.Certificate, lists []*x509.RevocationList) (err error) {
-	if len(lists) == 0 {
-		return nil
-	}
-	for _, chain := range chains {
-		if err = chainUnrevoked(chain, lists); err == nil {
-			return nil
-		}
-	}
-	return err
-}
-
-func chainUnrevoked(chain []*x509.Certificate, lists []*x509.RevocationList) error {
-	for i, c := range chain[:len(chain)-1] {
-		issuer, spoken := chain[i+1], false
-		for _, list := range lists {
-			if list.CheckSignatureFrom(issuer) != nil || !list.NextUpdate.IsZero() && time.Now().After(list.NextUpdate) {
-				continue
-			}
-			spoken = true
-			for _, r := range list.RevokedCertificateEntries {
-				if r.SerialNumber.Cmp(c.SerialNumber) == 0 {
-					return fmt.Errorf("certificate %s was revoked", c.SerialNumber.Text(16))
-				}
-			}
-		}
-		if !spoken {
-			return fmt.Errorf("no revocation list of %s is in force", issuer.Subject)
-		}
-	}
-	return nil
 }

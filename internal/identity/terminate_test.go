@@ -168,6 +168,19 @@ func TestTerminationChecksClients(t *testing.T) {
 	if _, err := with(func(c *Termination) { c.Require, c.CA = true, nil }).Config(); err == nil {
 		t.Error("mutual TLS without a bundle was accepted")
 	}
+	for _, text := range []string{"", "no list"} { // named, but it says nothing: nobody may take that for "nothing is revoked"
+		file := filepath.Join(t.TempDir(), "crl.pem")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		conf, err := with(func(c *Termination) { c.Require, c.CRLFile = true, file }).Config()
+		if err == nil {
+			_, err = shake(t, conf, &tls.Config{Certificates: []tls.Certificate{good}})
+		}
+		if err == nil {
+			t.Errorf("a revocation file with %q lets everybody in", text)
+		}
+	}
 }
 
 func TestTerminationChoosesCertificate(t *testing.T) {
