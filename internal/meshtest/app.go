@@ -180,7 +180,7 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			u.Path = anyService + r.RequestURI
 			r.URL = &u
 		}
-		call := &callWriter{ResponseWriter: w}
+		call := &callWriter{ResponseWriter: w, conn: r.Context()}
 		a.grpc.ServeHTTP(call, r.WithContext(context.WithValue(r.Context(), callKey{}, call)))
 		return
 	}

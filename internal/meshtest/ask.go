@@ -60,8 +60,9 @@ func (r *runner) question(st *step, text string) (*asking, error) {
 	return q, nil
 }
 
-// with adds to a request: "header NAME: VALUE", "[chunked] body TEXT" or
-// "[chunked] body N bytes", "timeout D", "certificate SPIFFE-ID".
+// with adds to a request: "header NAME: VALUE", "[chunked|slow] body TEXT" or
+// "[chunked|slow] body N bytes", "timeout D", "certificate SPIFFE-ID". A slow
+// body is chunked and comes in pieces, one a millisecond.
 func (q *request) with(what string) error {
 	if rest, ok := strings.CutPrefix(what, "header "); ok {
 		name, value, ok := strings.Cut(rest, ":")
@@ -81,10 +82,11 @@ func (q *request) with(what string) error {
 		return nil
 	}
 	rest, chunked := strings.CutPrefix(what, "chunked ")
-	q.chunked = chunked
+	rest, q.slow = strings.CutPrefix(rest, "slow ")
+	q.chunked = chunked || q.slow
 	text, ok := strings.CutPrefix(rest, "body ")
 	if !ok {
-		return fmt.Errorf("%q is nothing a request can have (header, body, chunked body, timeout)", what)
+		return fmt.Errorf("%q is nothing a request can have (header, body, chunked body, slow body, timeout)", what)
 	}
 	if n, ok := strings.CutSuffix(text, " bytes"); ok {
 		size, err := strconv.Atoi(n)

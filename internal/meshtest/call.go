@@ -1,6 +1,7 @@
 package meshtest
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 // server gives it.
 type callWriter struct {
 	http.ResponseWriter
+	conn   context.Context // of the HTTP/2 stream: no deadline of the call's in it
 	ending atomic.Pointer[ending]
 }
 

@@ -112,6 +112,7 @@ type request struct {
 	header      http.Header
 	body        []byte
 	chunked     bool
+	slow        bool
 	timeout     time.Duration // the client's own; 0: none
 	certificate string        // SPIFFE ID that the caller itself proves; "": none
 }
@@ -156,6 +157,14 @@ type outcome struct {
 	started time.Time
 }
 
+// slowReader gives a piece each millisecond.
+type slowReader struct{ r io.Reader }
+
+func (s slowReader) Read(b []byte) (int, error) {
+	time.Sleep(time.Millisecond)
+	return s.r.Read(b[:min(len(b), 4<<10)])
+}
+
 func (c *client) do(r *request, id string) (o outcome) {
 	o.id, o.started = id, time.Now()
 	defer func() { o.took = time.Since(o.started) }()
@@ -172,7 +181,9 @@ func (c *client) do(r *request, id string) (o outcome) {
 	var body io.Reader
 	if r.body != nil {
 		body = bytes.NewReader(r.body)
-		if r.chunked {
+		if r.slow {
+			body = slowReader{body}
+		} else if r.chunked {
 			body = struct{ io.Reader }{body} // hides the length
 		}
 	}

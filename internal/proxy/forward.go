@@ -159,10 +159,9 @@ func (x *exchange) try(f *ir.Forward) *failure {
 			}
 			return nil
 		}
-		stale := x.up.Reused() && !fresh && x.pump == nil &&
-			(idempotent && fail.kind == failReset && x.up.Buffered() == 0 || x.bodyDone && fail.kind == failRefused)
+		reused, silent := x.up.Reused() && !fresh, x.up.Buffered() == 0
 		x.closeUpstream()
-		if stale {
+		if reused && (idempotent && fail.kind == failReset && silent || x.bodyDone && fail.kind == failRefused) {
 			continue // the pool's fault, not the host's: does not count as a try
 		}
 		if fail.kind == failReset || fail.kind == failRefused || fail.kind == failTry {

@@ -21,7 +21,8 @@ func (x *exchange) mayRetry(f *ir.Forward, fail *failure) bool {
 	if r == nil || r.Attempts == 0 || !x.wantsRetry(r, fail) {
 		return false
 	}
-	if !x.bodyDone && (fail == nil || fail.kind != failConnect) { // what the pump took is gone
+	here := x.bodyDone || x.pump != nil && x.pump.repeatable()
+	if !here && (fail == nil || fail.kind != failConnect) { // what the pump took is gone
 		return false
 	}
 	attempts := int(r.Attempts)

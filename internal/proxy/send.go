@@ -137,10 +137,15 @@ type pump struct {
 	last       atomic.Bool // the caller's part is through; only writing is left
 	err        error
 	copies     []*mirror // to be fed too
+	kept       []byte    // what went up, for another try; the pump's until last is set or done closed
+	keep       bool      // kept is all of it so far
 }
 
 func (x *exchange) startPump() {
 	p := &pump{done: make(chan struct{}), copies: x.copies}
+	if r := x.route.Forward.Retry; r != nil && r.Attempts > 0 {
+		p.keep, p.kept = true, append(x.bodyBuf[:0], x.body...)
+	}
 	x.pump = p
 	go p.run(x.c, x.up)
 }
@@ -164,6 +169,9 @@ func (p *pump) run(c caller, up upstream.Carrier) {
 			p.downstream.Store(true)
 			up.Interrupt()
 			return
+		}
+		if p.keep = p.keep && len(p.kept)+len(b) <= replayLimit; p.keep {
+			p.kept = append(p.kept, b...)
 		}
 		p.last.Store(done)
 		for _, m := range p.copies {
@@ -199,6 +207,9 @@ func (p *pump) pass(c caller, up upstream.Carrier, b []byte, done bool) error {
 
 // failedDownstream reports whether the caller's side broke.
 func (p *pump) failedDownstream() bool { return p.downstream.Load() }
+
+// repeatable: the body is through and here to be sent again.
+func (p *pump) repeatable() bool { return p.last.Load() && p.keep }
 
 // lastWrite is how long the end of a body that is here may take to be written
 // after the upstream has answered.
@@ -238,6 +249,12 @@ func (x *exchange) stopPump() {
 		x.endPump(p)
 	}
 	x.rec.BytesReceived += p.received
+	if p.kept != nil {
+		x.bodyBuf = p.kept
+	}
+	if p.repeatable() {
+		x.body, x.bodyDone = x.bodyBuf, true
+	}
 	if p.err != nil || !x.c.Complete() {
 		x.keepAlive = false
 	}
