@@ -51,7 +51,7 @@ func (s *Stream) openUpstream(h *header.Head) error {
 	case s.id != 0:
 		return errStreamDone
 	case c.peerGone || c.nextID > maxStreamID-2:
-		s.fail(ErrUnprocessed)
+		s.fail(ErrGoingAway)
 		return s.err
 	case h.Upgrade != "" && !c.peer.extendedConnect:
 		return ErrNoExtendedConnect

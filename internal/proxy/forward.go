@@ -293,6 +293,8 @@ func (x *exchange) classify(err error) *failure {
 	case errors.As(err, &protocol):
 		x.rec.Failure = protocol.Detail
 		return &failure{&upstreamBad, failReset}
+	case errors.Is(err, h2.ErrGoingAway): // the connection ended, or its peer is leaving, before the stream began
+		return &failure{&upstreamReset, failRefused}
 	case h2.RetrySafe(err):
 		return &failure{&refusedStream, failRefused}
 	case errors.As(err, &reset):
