@@ -50,7 +50,9 @@ type Options struct {
 	Ports     Ports
 	// CertificateTTL is asked of the CA; 0 is the CA's default (24h).
 	CertificateTTL time.Duration
-	Log            *slog.Logger
+	// DebugKey is the hash of the debug credential (proxy.Options.DebugKey).
+	DebugKey [32]byte
+	Log      *slog.Logger
 }
 
 // Ports the agent serves on; 0 leaves one out. Istio's numbers are in
@@ -82,7 +84,7 @@ func Run(ctx context.Context, opts Options) error {
 	holder := identity.NewHolder(id.TrustDomain)
 	metrics := telemetry.NewMetrics()
 	po := ProxyOptions(holder)
-	po.Mark, po.Metrics, po.Log = opts.Mark, metrics, opts.Log
+	po.Mark, po.Metrics, po.Log, po.DebugKey = opts.Mark, metrics, opts.Log, opts.DebugKey
 	po.MemoryLimit = memoryLimit()
 	po.FreeMemory = func() {
 		runtime.GC() // a sync.Pool lets go of what is in it with the second collection

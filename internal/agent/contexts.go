@@ -17,7 +17,7 @@ import (
 // ProxyOptions are the hooks through which a proxy uses a workload's identity
 // and external authorizers; the caller fills in the rest.
 func ProxyOptions(h *identity.Holder) proxy.Options {
-	return proxy.Options{TLS: &contexts{holder: h}, Authorizer: authorizer}
+	return proxy.Options{TLS: &contexts{holder: h}, Authorizer: authorizer, Serial: h.Serial}
 }
 
 // contexts makes TLS configurations from the workload's identity (proxy.TLS).

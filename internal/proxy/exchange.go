@@ -51,6 +51,7 @@ type exchange struct {
 	timeouts timeouts
 
 	allowedOrigin string // by the route's CORS policy
+	debug         string // the credential that came with debugHeader, right or wrong
 	copies        []*mirror
 	tries         []telemetry.Try // those before the current one
 

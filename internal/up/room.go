@@ -53,6 +53,7 @@ type room struct {
 	tokens    *ca.Tokens
 	source    *roomSource
 	printer   printer
+	debugKey  string // hash of the debug credential, hexadecimal
 }
 
 // Room runs the mesh inside its namespaces until a signal ends it, and returns
@@ -84,6 +85,9 @@ func runRoom(s *spec, files []*os.File) error {
 	}
 	r := &room{spec: *s, log: slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug})), tokens: ca.NewTokens(), printer: newPrinter(os.Stdout, os.Stderr)}
 	if r.authority, err = ca.New(s.TrustDomain); err != nil {
+		return err
+	}
+	if r.debugKey, err = newDebugCredential(s.Dir); err != nil {
 		return err
 	}
 	root := filepath.Join(s.Dir, rootFile)
@@ -267,7 +271,7 @@ func (r *room) sidecar(w *resource.Workload) (argv, env []string, token string) 
 	if w.Gateway {
 		node.Type = ir.Router
 	}
-	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots())}
+	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots()), DebugKey: r.debugKey}
 	argv, env = s.Command(r.spec.Self)
 	// Two threads, as Istio's concurrency; garbage is cheap beside system calls.
 	return argv, append(env, "GOGC=200", "GOMAXPROCS=2"), r.tokens.Issue(id)
