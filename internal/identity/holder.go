@@ -124,6 +124,13 @@ func (h *Holder) Bundle() []*x509.Certificate {
 	return nil
 }
 
+// Pushed is the bundle that the control plane has sent; nil: none. Read-only.
+func (h *Holder) Pushed() []*x509.Certificate {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.pushed
+}
+
 // signedBy reports whether the state's own certificate chains to root.
 func (s *state) signedBy(root *x509.Certificate) bool {
 	opts := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, CurrentTime: s.leaf.NotBefore}

@@ -69,6 +69,8 @@ func (r *room) handler() http.Handler {
 	mux.HandleFunc("GET /v1/logs/{workload}", r.logs)
 	mux.HandleFunc("GET /v1/sidecars/{workload}/{page...}", r.sidecarPage)
 	mux.HandleFunc("GET /v1/mtls", r.mtls)
+	mux.HandleFunc("GET /v1/ca", func(w http.ResponseWriter, _ *http.Request) { admin.WriteJSON(w, http.StatusOK, r.authority.Status()) })
+	mux.HandleFunc("POST /v1/ca/rotate", r.rotateNow)
 	return mux
 }
 
