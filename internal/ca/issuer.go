@@ -100,14 +100,21 @@ func loadIssuer(dir string) (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Issuer{cert: certs[certFile][0], key: key}
+	return PlugIn(certs[certFile][0], key, certs[chainFile], certs[rootsFile])
+}
+
+// PlugIn makes an issuer of what somebody else made: an issuing certificate
+// with its key, the certificates between it and its root (others are passed
+// over), and the roots that workloads trust. Errors name Istio's files.
+func PlugIn(cert *x509.Certificate, key crypto.Signer, between, roots []*x509.Certificate) (*Issuer, error) {
+	i := &Issuer{cert: cert, key: key}
 	switch public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); {
-	case !ok || !public.Equal(i.cert.PublicKey):
+	case !ok || !public.Equal(cert.PublicKey):
 		return nil, fmt.Errorf("%s is not the key of %s", keyFile, certFile)
-	case !i.cert.IsCA || i.cert.KeyUsage != 0 && i.cert.KeyUsage&x509.KeyUsageCertSign == 0:
+	case !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
 		return nil, fmt.Errorf("%s may not sign certificates (basic constraints, key usage)", certFile)
 	}
-	return i, i.link(certs[chainFile], certs[rootsFile])
+	return i, i.link(between, roots)
 }
 
 // link finds the way to the root: peers get what lies between, and the root

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,9 @@ type state struct {
 	// bundle is the hash of the trust bundle; sessions begun under another one
 	// are not resumed.
 	bundle [sha256.Size]byte
+	// withdrawn are the last roots that were trusted once: only to tell people
+	// why a peer is refused.
+	withdrawn []*x509.Certificate
 
 	verified verified
 }
@@ -96,6 +100,9 @@ func (h *Holder) SetBundle(roots []*x509.Certificate) (current bool) {
 // store publishes a state with its bundle. Called with mu held.
 func (h *Holder) store(s *state, roots []*x509.Certificate) {
 	s.list, s.roots, s.bundle = roots, x509.NewCertPool(), hashChain(roots)
+	if old := h.current.Load(); old != nil {
+		s.withdrawn = without(append(slices.Clone(old.list), old.withdrawn...), roots)
+	}
 	for _, r := range roots {
 		s.roots.AddCert(r)
 	}
@@ -104,6 +111,20 @@ func (h *Holder) store(s *state, roots []*x509.Certificate) {
 		close(h.changed)
 		h.changed = nil
 	}
+}
+
+// maxWithdrawn bounds the roots that are remembered after they were removed.
+const maxWithdrawn = 8
+
+// without returns the certificates of list that are not in trusted, once each.
+func without(list, trusted []*x509.Certificate) []*x509.Certificate {
+	var out []*x509.Certificate
+	for _, c := range list {
+		if !slices.ContainsFunc(trusted, c.Equal) && !slices.ContainsFunc(out, c.Equal) && len(out) < maxWithdrawn {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // Changed is closed at the next change of the certificate or the bundle.
