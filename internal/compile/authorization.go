@@ -227,10 +227,10 @@ func (c *ruleCompiler) source(s *security.Source, path string) *ir.Expr {
 		c.unsupportedField(path + ".requestPrincipals")
 	}
 	return and([]*ir.Expr{
-		c.field(s.Principals, s.NotPrincipals, false, c.principal),
+		c.field(c.expandPrincipals(s.Principals), c.expandPrincipals(s.NotPrincipals), false, c.principal),
 		c.field(s.Namespaces, s.NotNamespaces, false, namespaceLeaf),
 		c.field(s.ServiceAccounts, s.NotServiceAccounts, false, c.serviceAccount),
-		c.field(s.TrustDomains, s.NotTrustDomains, false, trustDomainLeaf),
+		c.field(c.expandTrustDomains(s.TrustDomains), c.expandTrustDomains(s.NotTrustDomains), false, trustDomainLeaf),
 		c.field(s.IpBlocks, s.NotIpBlocks, false, cidr(ir.AttrSourceIP)),
 		c.field(s.RemoteIpBlocks, s.NotRemoteIpBlocks, false, cidr(ir.AttrRemoteIP)),
 	})
@@ -274,11 +274,11 @@ func (c *ruleCompiler) condition(w *security.Condition, path string) (e *ir.Expr
 	case "source.namespace":
 		return c.field(w.Values, w.NotValues, false, namespaceLeaf), false
 	case "source.principal":
-		return c.field(w.Values, w.NotValues, false, c.principal), false
+		return c.field(c.expandPrincipals(w.Values), c.expandPrincipals(w.NotValues), false, c.principal), false
 	case "source.serviceAccount":
 		return c.field(w.Values, w.NotValues, false, c.serviceAccount), false
 	case "source.trustDomain":
-		return c.field(w.Values, w.NotValues, false, trustDomainLeaf), false
+		return c.field(c.expandTrustDomains(w.Values), c.expandTrustDomains(w.NotValues), false, trustDomainLeaf), false
 	case "destination.ip":
 		return c.field(w.Values, w.NotValues, false, cidr(ir.AttrDestinationIP)), true
 	case "destination.port":

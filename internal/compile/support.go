@@ -24,10 +24,10 @@ func (x *Index) checkSupport() {
 		x.set = withDenied(x.set, d)
 	}
 	x.refuse(&x.set.MeshFrom, map[string]bool{
-		"data.mesh.trustDomainAliases":         len(x.mesh.TrustDomainAliases) > 0,
 		"data.mesh.serviceEntryVisibility":     x.mesh.ServiceEntryVisibility != nil,
 		"data.mesh.outboundTrafficPolicy.mode": x.mesh.GetOutboundTrafficPolicy().GetMode() > meshv1.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, // dynamic DNS
 	})
+	x.checkTrust()
 	for _, vs := range x.set.VirtualServices {
 		x.checkVirtualService(vs)
 	}

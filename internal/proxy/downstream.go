@@ -97,7 +97,7 @@ func (d *downstream) serve() (idle *resting) {
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
-			d.p.log.Info("TLS handshake failed", "listener", l.Name, "from", d.remoteText, "err", err)
+			d.p.log.Info("TLS handshake failed", "listener", l.Name, "from", d.remoteText, "refused", d.p.stats.peers.Count(err), "err", err)
 			return nil
 		}
 	}

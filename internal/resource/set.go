@@ -113,6 +113,10 @@ type Set struct {
 	// "1.20", when a flag says so; it wins over Local's.
 	CompatibilityVersion string
 
+	// Roots is the authority's trust bundle, PEM, the root that signs first;
+	// empty: proxies trust what comes with their certificates.
+	Roots []byte
+
 	// Workloads are the running instances (pods, or processes on one machine).
 	Workloads []*Workload
 	// Denied are security objects that could not be used: what they cover is
