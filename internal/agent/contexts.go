@@ -120,5 +120,5 @@ func accept(sans []ir.Match) func(string) bool {
 
 // authorizer makes the client of a CUSTOM provider (proxy.Options.Authorizer).
 func authorizer(f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error)) (authz.Provider, error) {
-	return extauthz.New(extauthz.Options{Name: f.Provider, Dial: dial, PackAsBytes: f.PackAsBytes})
+	return extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, Dial: dial, PackAsBytes: f.PackAsBytes})
 }

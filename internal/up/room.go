@@ -248,15 +248,17 @@ const askTime = 5 * time.Second
 // ask puts a request that explain imagines to an external authorizer of the
 // room, past its sidecar.
 func (r *room) ask(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict {
-	client, err := extauthz.New(extauthz.Options{Name: f.Provider, PackAsBytes: f.PackAsBytes, Dial: func(ctx context.Context) (net.Conn, error) {
-		return r.machine.DialLocal(ctx, workload, int(port))
-	}})
+	dial := func(ctx context.Context) (net.Conn, error) { return r.machine.DialLocal(ctx, workload, int(port)) }
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	if f.HTTP != nil {
+		return extauthz.AskHTTP(ctx, f, dial, e)
+	}
+	client, err := extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, PackAsBytes: f.PackAsBytes, Dial: dial})
 	if err != nil {
 		return authz.Verdict{Err: err}
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), askTime)
-	defer cancel()
 	return client.Check(ctx, e)
 }
 
