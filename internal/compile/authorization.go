@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -240,12 +241,15 @@ func (c *ruleCompiler) serviceAccount(v string) *ir.Expr {
 }
 
 // namespaceLeaf finds the namespace inside the SPIFFE ID, without a regular
-// expression where the value is exact.
+// expression where the value has the usual forms.
 func namespaceLeaf(v string) *ir.Expr {
 	m := ir.Match{Kind: ir.Contains, Value: "/ns/" + v + "/sa/"}
 	switch {
 	case v == "*":
 		m = ir.Match{Kind: ir.Present}
+	case strings.Contains(strings.TrimSuffix(v[1:], "*"), "*") || strings.HasPrefix(v, "*") && strings.HasSuffix(v, "*"):
+		// In namespaces Istio takes every star for "any text".
+		m = ir.Match{Kind: ir.Regex, Value: ".*/ns/" + strings.ReplaceAll(regexp.QuoteMeta(v), `\*`, ".*") + "/.*"}
 	case strings.HasSuffix(v, "*"):
 		m.Value = "/ns/" + v[:len(v)-1]
 	case strings.HasPrefix(v, "*"):

@@ -42,6 +42,7 @@ func (x *Index) checkSupport() {
 			x.unsupported(&p.Meta, "spec.action")
 		}
 	}
+	x.checkPolicies()
 	for _, g := range x.set.Gateways {
 		for i, s := range g.Spec.Servers {
 			x.refuse(&g.Meta, map[string]bool{
