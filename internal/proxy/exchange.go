@@ -149,7 +149,7 @@ func (x *exchange) upgradeAllowed() bool {
 	return false
 }
 
-// authorize runs the chain's policies: CUSTOM, DENY, ALLOW.
+// authorize runs the chain's policies: CUSTOM, JWT, DENY, ALLOW.
 func (x *exchange) authorize() bool {
 	if len(x.chain.Filters) == 0 {
 		return true
@@ -184,6 +184,9 @@ func (x *exchange) chooseRoute() bool {
 		query = query[1:]
 	}
 	x.match = route.Request{Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path, Query: query, Headers: &x.req.Fields}
+	if x.authz.Token != nil {
+		x.match.Claims = x.authz.Token
+	}
 	r, miss := x.chain.routes.Match(&x.match)
 	if r == nil {
 		if miss == route.NoVirtualHost {

@@ -166,6 +166,10 @@ func (x *exchange) refuseProtocol(e *h1.Error) {
 
 // deny answers what authorization refused.
 func (x *exchange) deny(d *authz.Decision) {
+	if d.Token != nil {
+		x.denyToken(d.Token)
+		return
+	}
 	if v := d.External; v != nil {
 		x.rec.Flags |= telemetry.ExternalDenied
 		x.rec.Details = "ext_authz_denied"
