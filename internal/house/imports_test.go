@@ -45,7 +45,7 @@ control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, ir
 up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
-resource, source, compile, explain, route, authz, jwt, jwks, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
+resource, source, compile, explain, route, authz, jwt, jwks, header, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
 source, compile, resource, xds, ca, up, agent, identity, ir < bench;
 resource, opa < examples;
 `
