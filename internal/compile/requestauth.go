@@ -72,29 +72,36 @@ func (b *builder) keys(p *ir.JWTProvider, r tokenRule) {
 		p.Keys = r.Jwks
 		return
 	}
-	field := r.path + ".issuer"
-	if r.JwksUri != "" {
-		field = r.path + ".jwksUri"
-	}
 	set, ok := b.set.KeySets[resource.KeySource(r.JWTRule)]
 	switch {
 	case !ok:
 		p.KeysMissing = "they have not been fetched yet"
 	case set.Document == "":
 		p.KeysMissing = set.Error
-		b.report(resource.Warning, &r.from.Meta, field, "the issuer's keys cannot be fetched: "+set.Error+"; its tokens are refused until they can", "")
 	default:
 		p.Keys = set.Document
-		if set.Error != "" {
-			b.report(resource.Warning, &r.from.Meta, field, "the issuer's keys cannot be fetched again: "+set.Error+"; the last ones stay in use", "")
-		}
 	}
 }
 
-// checkRequestAuth names what of the kind is not supported.
+// checkRequestAuth names what of the kind is not supported, and keys that
+// cannot be fetched.
 func (x *Index) checkRequestAuth(r *resource.RequestAuth) {
 	if r.Spec.TargetRef != nil || len(r.Spec.TargetRefs) > 0 {
 		x.unsupported(&r.Meta, "spec.targetRefs")
+	}
+	for i, j := range r.Spec.JwtRules {
+		set := x.set.KeySets[resource.KeySource(j)]
+		if j.Jwks != "" || set.Error == "" {
+			continue
+		}
+		field, then := "issuer", "its tokens are refused until they can"
+		if j.JwksUri != "" {
+			field = "jwksUri"
+		}
+		if set.Document != "" {
+			then = "the last ones stay in use"
+		}
+		x.report(resource.Warning, &r.Meta, at("spec.jwtRules", i, field), "the issuer's keys cannot be fetched: "+set.Error+"; "+then, "")
 	}
 }
 

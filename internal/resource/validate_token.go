@@ -39,9 +39,10 @@ func (o *object) tokenKeys(path string, j *security.JWTRule) {
 		return
 	}
 	o.noneEmpty(path+".audiences", j.Audiences)
+	if j.Jwks != "" && j.JwksUri != "" {
+		o.warn(path+".jwksUri", "not used beside jwks, as in Istio")
+	}
 	switch {
-	case j.Jwks != "" && j.JwksUri != "":
-		o.fail(path+".jwksUri", "only one of jwks and jwksUri may be set")
 	case j.Jwks != "":
 		if _, err := jwks.Parse([]byte(j.Jwks)); err != nil {
 			o.fail(path+".jwks", err.Error())
