@@ -22,7 +22,7 @@ func (e *Engine) Trace(in *Input, ask Asker) (Decision, []Considered) {
 	var list []Considered
 	for i := range e.steps {
 		s := &e.steps[i]
-		action := ir.Action("CUSTOM")
+		action := ir.Action("CUSTOM") // a JWT step has no policies
 		if s.rbac != nil {
 			action = s.rbac.Action
 		}
@@ -65,6 +65,8 @@ func missed(m matcher, in *Input) string {
 	case negation:
 		return "an excluded value is present"
 	case *leaf:
+		return m.missed(in)
+	case *claimLeaf:
 		return m.missed(in)
 	}
 	return "no match"

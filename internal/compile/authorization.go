@@ -13,7 +13,7 @@ import (
 )
 
 // filters are the authorization steps of the workload's chains, in the order
-// they run (AP1): CUSTOM, DENY, AUDIT, ALLOW. For TCP, attributes of requests
+// they run (AP1): CUSTOM, JWT, DENY, AUDIT, ALLOW. For TCP, attributes of requests
 // drop out as AP10 says.
 func (b *builder) filters(http bool) []ir.Filter {
 	byAction := map[security.AuthorizationPolicy_Action][]*resource.AuthorizationPolicy{}
@@ -24,6 +24,7 @@ func (b *builder) filters(http bool) []ir.Filter {
 	}
 	out := b.customFilters(byAction[security.AuthorizationPolicy_CUSTOM], http)
 	out = append(out, b.denied()...)
+	out = append(out, b.tokens(http)...)
 	if f := b.rbac(byAction[security.AuthorizationPolicy_DENY], ir.Deny, http); f != nil {
 		out = append(out, f...)
 	}
@@ -152,11 +153,9 @@ func (c *ruleCompiler) unsupportedField(path string) {
 }
 
 func (c *ruleCompiler) source(s *security.Source, path string) *ir.Expr {
-	if len(s.RequestPrincipals)+len(s.NotRequestPrincipals) > 0 {
-		c.unsupportedField(path + ".requestPrincipals")
-	}
 	return and([]*ir.Expr{
 		c.field(c.expandPrincipals(s.Principals), c.expandPrincipals(s.NotPrincipals), false, c.principal),
+		c.field(s.RequestPrincipals, s.NotRequestPrincipals, true, requestPrincipal),
 		c.field(s.Namespaces, s.NotNamespaces, false, namespaceLeaf),
 		c.field(s.ServiceAccounts, s.NotServiceAccounts, false, c.serviceAccount),
 		c.field(c.expandTrustDomains(s.TrustDomains), c.expandTrustDomains(s.NotTrustDomains), false, trustDomainLeaf),
@@ -187,6 +186,9 @@ func (c *ruleCompiler) operation(o *security.Operation) *ir.Expr {
 
 // condition compiles when[]; asks: it belongs to what is asked, not to who.
 func (c *ruleCompiler) condition(w *security.Condition, path string) (e *ir.Expr, asks bool) {
+	if leaf := tokenLeaf(w.Key); leaf != nil {
+		return c.field(w.Values, w.NotValues, true, leaf), false
+	}
 	key, arg, _ := strings.Cut(w.Key, "[")
 	arg = strings.ToLower(strings.TrimSuffix(arg, "]"))
 	switch key {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/jwt"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/upstream"
 )
@@ -78,10 +79,11 @@ type Proxy struct {
 	// request. nil until the first Apply.
 	runtime atomic.Pointer[runtime]
 
-	applyMu   sync.Mutex // serializes Apply; guards sockets, logs and providers
+	applyMu   sync.Mutex // serializes Apply; guards sockets, logs, providers and verifiers
 	sockets   map[netip.AddrPort]*socket
 	logs      map[string]*telemetry.Logger
 	providers map[string]authz.Provider
+	verifiers map[string]*jwt.Verifier
 	replaced  int // objects that metrics were indexed by, since the last Forget; guarded by applyMu
 
 	conns    connections
@@ -124,7 +126,7 @@ func New(opts Options) *Proxy {
 		opts: opts, trim: trimmer{free: opts.FreeMemory}, log: opts.Log, metrics: opts.Metrics,
 		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark, Dial: opts.Dial}),
 		sockets:  map[netip.AddrPort]*socket{},
-		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{},
+		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{}, verifiers: map[string]*jwt.Verifier{},
 	}
 	p.overload.watch(opts.MemoryLimit)
 	return p
