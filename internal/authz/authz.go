@@ -57,6 +57,8 @@ func (d *Decision) Details() string {
 	switch {
 	case d.Token != nil:
 		return d.Token.Details()
+	case d.External != nil && d.External.Local != "":
+		return d.External.Local
 	case d.External != nil && d.External.Err != nil:
 		return "ext_authz_error"
 	case d.External != nil:
@@ -64,7 +66,11 @@ func (d *Decision) Details() string {
 	case d.Policy == "":
 		return "rbac_access_denied_matched_policy[none]"
 	}
-	return "rbac_access_denied_matched_policy[" + d.Policy + "]"
+	name := d.Policy
+	if d.Provider != "" { // a provider that cannot be asked refuses, under Istio's name
+		name = "istio-ext-authz-" + d.Provider + "-" + name + "-deny-due-to-bad-CUSTOM-action"
+	}
+	return "rbac_access_denied_matched_policy[" + name + "]"
 }
 
 // Engine evaluates the filters of one chain. Safe for concurrent use.
@@ -179,7 +185,10 @@ func (s *step) external(d *Decision, p *policy, ask Asker) bool {
 	}
 	if v.Err != nil {
 		v.Allow = s.ext.FailOpen
-		if v.Status = s.ext.StatusOnError; v.Status == 0 {
+		if v.Status == 0 {
+			v.Status = s.ext.StatusOnError
+		}
+		if v.Status == 0 {
 			v.Status = 403
 		}
 	}

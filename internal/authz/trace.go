@@ -98,6 +98,9 @@ func (l *leaf) missed(in *Input) string {
 		if in.Headers != nil {
 			got, _ = in.Headers.Get(e.Key)
 		}
+		if got != "" && SecretHeader(e.Key) {
+			got = "masked"
+		}
 	}
 	name := string(e.Attr)
 	if e.Key != "" {
@@ -115,4 +118,14 @@ func (l *leaf) missed(in *Input) string {
 		return fmt.Sprintf("%s is %s, wanted within %s", name, got, e.CIDR)
 	}
 	return fmt.Sprintf("%s is %s, wanted %s %q", name, got, e.Value.Kind, e.Value.Value)
+}
+
+// SecretHeader reports whether a header's value proves something to somebody,
+// so that it must not be shown. name is in lower case.
+func SecretHeader(name string) bool {
+	switch name {
+	case "authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key":
+		return true
+	}
+	return false
 }

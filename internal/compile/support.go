@@ -20,10 +20,10 @@ func (x *Index) checkSupport() {
 		x.checkRequestAuth(r)
 	}
 	x.refuse(&x.set.MeshFrom, map[string]bool{
-		"data.mesh.trustDomainAliases":         len(x.mesh.TrustDomainAliases) > 0,
 		"data.mesh.serviceEntryVisibility":     x.mesh.ServiceEntryVisibility != nil,
 		"data.mesh.outboundTrafficPolicy.mode": x.mesh.GetOutboundTrafficPolicy().GetMode() > meshv1.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, // dynamic DNS
 	})
+	x.checkTrust()
 	for _, vs := range x.set.VirtualServices {
 		x.checkVirtualService(vs)
 	}
@@ -39,6 +39,7 @@ func (x *Index) checkSupport() {
 			x.unsupported(&p.Meta, "spec.action")
 		}
 	}
+	x.checkPolicies()
 	for _, g := range x.set.Gateways {
 		for i, s := range g.Spec.Servers {
 			x.refuse(&g.Meta, map[string]bool{

@@ -5,6 +5,7 @@ package explain
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -110,6 +111,9 @@ func (q *question) answer() (*Answer, error) {
 	}
 	q.host, q.port = host, port
 	q.sent = sent{host: host, path: q.Path, headers: fields(q.Headers)}
+	if !q.from.Gateway && port != 80 && strings.Contains(q.To, ":") {
+		q.sent.host = net.JoinHostPort(host, strconv.Itoa(int(port))) // as HTTP clients write it
+	}
 	if v, ok := q.sent.headers.Get("host"); ok {
 		q.sent.host = v
 	}

@@ -42,6 +42,7 @@ capture < agent;
 resource, source, compile, explain, xds, admin, ir < control;
 xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, opa, upstream, nameserver < agent;
 control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, ir, identity, admin < up;
+proxy < up;                                     # for what its pages show: Edge and Denial
 up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;

@@ -192,8 +192,8 @@ type RetryPolicy struct {
 	// PreviousHosts: avoid hosts already tried, asking the balancer up to
 	// HostAttempts times for another one.
 	PreviousHosts bool `json:"previousHosts,omitempty"`
-	// PreviousPriorities: after two tries, also leave the priorities (localities)
-	// already tried.
+	// PreviousPriorities: each time two more tries have failed, also leave the
+	// priorities (localities) that were used.
 	PreviousPriorities bool     `json:"previousPriorities,omitempty"`
 	HostAttempts       int      `json:"hostAttempts,omitempty"`
 	Backoff            Duration `json:"backoff,omitempty"`    // base; default 25 ms

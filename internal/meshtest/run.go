@@ -153,6 +153,8 @@ func (r *runner) step(st *step) error {
 		return r.end(st, rest)
 	case "metric":
 		return r.metric(rest)
+	case "edge", "denial":
+		return r.evidence(word, rest)
 	}
 	return fmt.Errorf("%q is not a step", word)
 }

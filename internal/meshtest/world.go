@@ -10,6 +10,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -235,6 +236,7 @@ func (w *world) startProxy(p *pod) error {
 	}
 	p.log = &accessLog{}
 	o := agent.ProxyOptions(p.holder)
+	o.DebugKey = sha256.Sum256([]byte(debugCredential))
 	o.Listen = func(_ context.Context, l *ir.Listener) (net.Listener, error) { return p.host.listen(l.Address) }
 	o.OriginalDst, o.Dial, o.Log = originalDst, p.host.dialProxy, w.log
 	o.OpenLog = func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(p.log), nil }

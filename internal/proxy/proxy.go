@@ -56,9 +56,15 @@ type Options struct {
 	// FreeMemory, if set, is called once in a while after much has become free
 	// (debug.FreeOSMemory).
 	FreeMemory func()
-	Metrics    *telemetry.Metrics
-	OpenLog    func(path string) (*telemetry.Logger, error) // default telemetry.OpenLogger
-	Log        *slog.Logger
+	// Serial is that of the workload's certificate now in use, hexadecimal, for
+	// Edges; nil: not known.
+	Serial func() string
+	// DebugKey is the SHA-256 of the credential with which a caller may ask for
+	// decision ids (header x-tulle-debug); zero: nobody may.
+	DebugKey [32]byte
+	Metrics  *telemetry.Metrics
+	OpenLog  func(path string) (*telemetry.Logger, error) // default telemetry.OpenLogger
+	Log      *slog.Logger
 }
 
 // Proxy is one data plane. Apply, Drain and the accessors may be called from
@@ -86,6 +92,9 @@ type Proxy struct {
 	trim     trimmer
 	overload overload
 	mirrors  mirrors
+	edges    edges
+	denials  denials
+	debugs   bool // there is a debug credential
 
 	routeCounters routeCounters
 }
@@ -113,7 +122,7 @@ func New(opts Options) *Proxy {
 	if opts.RestAfter == 0 {
 		opts.RestAfter = restAfter
 	}
-	p := &Proxy{
+	p := &Proxy{debugs: opts.DebugKey != [32]byte{},
 		opts: opts, trim: trimmer{free: opts.FreeMemory}, log: opts.Log, metrics: opts.Metrics,
 		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark, Dial: opts.Dial}),
 		sockets:  map[netip.AddrPort]*socket{},

@@ -185,15 +185,14 @@ func (p *Proxy) bindProviders(rt *runtime, c *chain) error {
 		if e == nil || e.Broken != "" {
 			continue
 		}
-		if p.opts.Authorizer == nil {
+		if p.opts.Authorizer == nil && e.HTTP == nil {
 			return fmt.Errorf("provider %s: this proxy has no external authorizers", e.Provider)
 		}
 		bare := *e
 		bare.Policies = nil // a client is shared by all policies that use it alike
 		key := ir.Hash(bare)
 		if p.providers[key] == nil {
-			cluster := e.Cluster
-			made, err := p.opts.Authorizer(e, func(ctx context.Context) (net.Conn, error) { return p.dialCluster(ctx, cluster) })
+			made, err := p.authorizer(e)
 			if err != nil {
 				return fmt.Errorf("provider %s: %w", e.Provider, err)
 			}
@@ -206,6 +205,13 @@ func (p *Proxy) bindProviders(rt *runtime, c *chain) error {
 		c.uses = append(c.uses, key)
 	}
 	return nil
+}
+
+func (p *Proxy) authorizer(e *ir.ExtAuthz) (authz.Provider, error) {
+	if e.HTTP != nil {
+		return &httpAuthorizer{p: p, config: e}, nil
+	}
+	return p.opts.Authorizer(e, func(ctx context.Context) (net.Conn, error) { return p.dialCluster(ctx, e.Cluster) })
 }
 
 // dropProviders closes the clients, and forgets the verifiers, that next does

@@ -114,6 +114,10 @@ type Set struct {
 	// "1.20", when a flag says so; it wins over Local's.
 	CompatibilityVersion string
 
+	// Roots is the authority's trust bundle, PEM, the root that signs first;
+	// empty: proxies trust what comes with their certificates.
+	Roots []byte
+
 	// KeySets are the keys of token issuers that the control plane has fetched,
 	// by where they are published.
 	KeySets map[jwks.Source]jwks.Set
