@@ -41,6 +41,16 @@ func (p *Proxy) bindVerifiers(c *chain) error {
 	return nil
 }
 
+// tokenHeader reports whether a header holds tokens here, or what is in them.
+func (c *chain) tokenHeader(name string) bool {
+	for _, f := range c.tokens {
+		if f.Holds(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // Authenticate implements authz.Authenticator: it verifies the request's
 // tokens, takes them off the request and sets what was asked for. The target
 // that is logged is the one without token, as in Envoy.

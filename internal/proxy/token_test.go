@@ -190,3 +190,41 @@ func TestKeysAreReplaced(t *testing.T) {
 		t.Errorf("keys that cannot be read are taken: %v", err)
 	}
 }
+
+// A denial keeps who the token speaks of, what is wrong with it, and no token.
+func TestDeniedTokens(t *testing.T) {
+	keys := newTokenKeys(t)
+	m := tokenMesh(t, keys)
+	filters := &m.snapB.Listeners[0].Chains[0].Filters
+	(*filters)[0].JWT.Providers[0].FromHeaders = []ir.JWTHeader{{Name: "x-token"}}
+	*filters = append(*filters, ir.Filter{RBAC: &ir.RBAC{Action: ir.Allow, Policies: []ir.Policy{{Name: "ns[shop]-policy[p]-rule[0]", Permission: &ir.Expr{Op: ir.Any},
+		Principal: &ir.Expr{Op: ir.Leaf, Attr: ir.AttrClaim, Key: "sub", Value: ir.Match{Kind: ir.Exact, Value: "bob"}}}}}})
+	m.apply(m.b, m.snapB)
+	for _, tc := range []struct {
+		name, token              string
+		status                   int
+		principal, fault, missed string
+	}{
+		{"another's", keys.sign(t, jose.ES256, nil), 403, "https://issuer.example.com/alice", "", `request.auth.claims[sub] is "alice", wanted exact "bob"`},
+		{"none", "", 403, "", "", "the request has no token"},
+		{"expired", keys.sign(t, jose.ES256, map[string]any{"exp": 1}), 401, "", "Jwt is expired", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			res, _ := m.get("/", func(r *http.Request) {
+				if tc.token != "" {
+					r.Header.Set("X-Token", tc.token)
+				}
+			})
+			d := m.b.Denials("")[0]
+			if res.StatusCode != tc.status || d.Status != tc.status || d.RequestPrincipal != tc.principal || d.TokenFault != tc.fault {
+				t.Errorf("%d, %+v", res.StatusCode, d)
+			}
+			if (tc.missed != "") != (len(d.Considered) == 1) || tc.missed != "" && !strings.Contains(d.Considered[0].Missed, tc.missed) {
+				t.Errorf("considered %+v, want %q", d.Considered, tc.missed)
+			}
+			if v := d.Headers["x-token"]; v != "" && v != "masked" {
+				t.Errorf("the token is kept: %s", v)
+			}
+		})
+	}
+}
