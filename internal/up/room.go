@@ -103,7 +103,7 @@ func runRoom(s *spec, files []*os.File) error {
 	}); err != nil {
 		return err
 	}
-	r.control = control.New(control.Options{Sources: []source.Source{r.source}, Authorize: r.authorize, Changed: r.changed, Ask: r.ask, CompatibilityVersion: s.CompatibilityVersion, Log: r.log})
+	r.control = control.New(control.Options{Sources: []source.Source{r.source}, Authorize: r.authorize, Changed: r.changed, Ask: r.ask, Fetch: r.keyClient(), CompatibilityVersion: s.CompatibilityVersion, Log: r.log})
 	return r.run(ctx, files)
 }
 
