@@ -308,9 +308,8 @@ func (x *Index) sans(s *service) []ir.Match {
 			uris = append(uris, p)
 		}
 	}
-	slices.Sort(uris)
 	var out []ir.Match
-	for _, u := range slices.Compact(uris) {
+	for _, u := range x.expandIdentities(uris) {
 		out = append(out, ir.Match{Kind: ir.Exact, Value: u})
 	}
 	return out

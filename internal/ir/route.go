@@ -45,6 +45,7 @@ type RouteMatch struct {
 	Path    *Match        `json:"path,omitempty"`    // exact, prefix, regex; nil matches all
 	Headers []HeaderMatch `json:"headers,omitempty"` // also :method, :scheme, :authority
 	Query   []QueryMatch  `json:"query,omitempty"`
+	Claims  []ClaimMatch  `json:"claims,omitempty"` // of the request's verified token
 	// MatchOrigin is the line of the match[] block, for explain.
 	Origin Origin `json:"origin,omitzero"`
 }
@@ -56,6 +57,14 @@ type HeaderMatch struct {
 	Value               Match  `json:"value"`
 	Invert              bool   `json:"invert,omitempty"`
 	TreatMissingAsEmpty bool   `json:"treatMissingAsEmpty,omitempty"`
+}
+
+// ClaimMatch compares a claim of the request's verified token: a string, or a
+// list that has one. Without a token nothing matches unless Invert.
+type ClaimMatch struct {
+	Path   []string `json:"path"`
+	Value  Match    `json:"value"`
+	Invert bool     `json:"invert,omitempty"`
 }
 
 // QueryMatch compares a query parameter's first value.
