@@ -154,7 +154,7 @@ func (a *agent) run(ctx context.Context) error {
 
 // apply puts a snapshot in force: the proxy may refuse it, the names may not.
 func (a *agent) apply(s *ir.Snapshot) error {
-	if !trust(a.holder, s) {
+	if !Trust(a.holder, s) {
 		a.rotator.Renew()
 	}
 	if err := a.proxy.Apply(s); err != nil {
