@@ -17,7 +17,8 @@ import (
 
 const (
 	specEnv = "TULLE_SIDECAR"
-	ttlEnv  = "SECRET_TTL" // how long certificates are asked for, Istio's name for it
+	ttlEnv  = "SECRET_TTL"         // how long certificates are asked for, Istio's name for it
+	apiEnv  = "TULLE_WORKLOAD_API" // path of the application's Workload API socket; unset: none
 )
 
 // Command is the sidecar's command line and environment, for the binary self.
@@ -69,6 +70,6 @@ func Main() error {
 	}
 	return Run(ctx, Options{
 		Node: s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
-		Ports: ports, CertificateTTL: ttl, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 }
