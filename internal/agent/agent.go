@@ -50,6 +50,7 @@ type Options struct {
 	Ports     Ports
 	// CertificateTTL is asked of the CA; 0 is the CA's default (24h).
 	CertificateTTL time.Duration
+	Rego           Rego // nil: none is decided here
 	Log            *slog.Logger
 }
 
@@ -81,7 +82,7 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	holder := identity.NewHolder(id.TrustDomain)
 	metrics := telemetry.NewMetrics()
-	po := ProxyOptions(holder)
+	po := ProxyOptions(holder, opts.Rego)
 	po.Mark, po.Metrics, po.Log = opts.Mark, metrics, opts.Log
 	po.MemoryLimit = memoryLimit()
 	po.FreeMemory = func() {

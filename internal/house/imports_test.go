@@ -28,7 +28,9 @@ resource < source;
 resource, ir < compile;
 ir < route, authz, nameserver;
 identity < ca;
-authz, ir < opa, extauthz;
+authz, ir < rego, opa, extauthz;
+rego < opa;
+rego < resource;                                # to say where a policy is wrong
 ir, telemetry, header, h1, h2 < upstream;
 route, authz, upstream, h1, h2, header, telemetry, ir < proxy;
 resource, compile, route, authz, ir < explain;
@@ -38,12 +40,12 @@ NONE < capture;
 capture, resource, ir < machine;
 capture < agent;
 resource, source, compile, explain, xds, admin, ir < control;
-xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, opa, upstream, nameserver < agent;
-control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, ir, identity, admin < up;
-up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
+xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, upstream, nameserver < agent;
+control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, rego, ir, identity, admin < up;
+up, control, agent, machine, source, resource, compile, explain, opa, rego, ir, identity < cli;
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
-resource, source, compile, explain, route, authz, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
+resource, source, compile, explain, route, authz, control, agent, opa, rego, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
 source, compile, resource, xds, ca, up, agent, identity, ir < bench;
 resource, opa < examples;
 `
@@ -51,7 +53,7 @@ resource, opa < examples;
 // fences: libraries that only the named rooms may import.
 var fences = map[string][]string{
 	"github.com/envoyproxy/go-control-plane": {"xds", "extauthz", "opa", "meshtest"},
-	"github.com/open-policy-agent/opa":       {"opa", "examples"},
+	"github.com/open-policy-agent/opa":       {"rego", "opa", "examples"},
 	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
 	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},

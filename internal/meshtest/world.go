@@ -28,6 +28,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/rego"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/xds"
@@ -213,7 +214,7 @@ func (w *world) startProxy(p *pod) error {
 		return err
 	}
 	p.log = &accessLog{}
-	o := agent.ProxyOptions(p.holder)
+	o := agent.ProxyOptions(p.holder, rego.NewHost(io.Discard, slog.New(slog.DiscardHandler)))
 	o.Listen = func(_ context.Context, l *ir.Listener) (net.Listener, error) { return p.host.listen(l.Address) }
 	o.OriginalDst, o.Dial, o.Log = originalDst, p.host.dialProxy, w.log
 	o.OpenLog = func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(p.log), nil }
