@@ -24,7 +24,7 @@ type Rego interface {
 // ProxyOptions are the hooks through which a proxy uses a workload's identity
 // and external authorizers; the caller fills in the rest. rego may be nil.
 func ProxyOptions(h *identity.Holder, rego Rego) proxy.Options {
-	return proxy.Options{TLS: &contexts{holder: h}, Authorizer: func(f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error)) (authz.Provider, error) {
+	return proxy.Options{TLS: &contexts{holder: h}, Serial: h.Serial, Authorizer: func(f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error)) (authz.Provider, error) {
 		switch {
 		case f.Rego == nil:
 			return extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, Dial: dial, PackAsBytes: f.PackAsBytes})

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -12,7 +13,7 @@ import (
 )
 
 // filters are the authorization steps of the workload's chains, in the order
-// they run (AP1): CUSTOM, DENY, AUDIT, ALLOW. For TCP, attributes of requests
+// they run (AP1): CUSTOM, JWT, DENY, AUDIT, ALLOW. For TCP, attributes of requests
 // drop out as AP10 says.
 func (b *builder) filters(http bool) []ir.Filter {
 	byAction := map[security.AuthorizationPolicy_Action][]*resource.AuthorizationPolicy{}
@@ -23,6 +24,7 @@ func (b *builder) filters(http bool) []ir.Filter {
 	}
 	out := b.customFilters(byAction[security.AuthorizationPolicy_CUSTOM], http)
 	out = append(out, b.denied()...)
+	out = append(out, b.tokens(http)...)
 	if f := b.rbac(byAction[security.AuthorizationPolicy_DENY], ir.Deny, http); f != nil {
 		out = append(out, f...)
 	}
@@ -151,14 +153,12 @@ func (c *ruleCompiler) unsupportedField(path string) {
 }
 
 func (c *ruleCompiler) source(s *security.Source, path string) *ir.Expr {
-	if len(s.RequestPrincipals)+len(s.NotRequestPrincipals) > 0 {
-		c.unsupportedField(path + ".requestPrincipals")
-	}
 	return and([]*ir.Expr{
-		c.field(s.Principals, s.NotPrincipals, false, c.principal),
+		c.field(c.expandPrincipals(s.Principals), c.expandPrincipals(s.NotPrincipals), false, c.principal),
+		c.field(s.RequestPrincipals, s.NotRequestPrincipals, true, requestPrincipal),
 		c.field(s.Namespaces, s.NotNamespaces, false, namespaceLeaf),
 		c.field(s.ServiceAccounts, s.NotServiceAccounts, false, c.serviceAccount),
-		c.field(s.TrustDomains, s.NotTrustDomains, false, trustDomainLeaf),
+		c.field(c.expandTrustDomains(s.TrustDomains), c.expandTrustDomains(s.NotTrustDomains), false, trustDomainLeaf),
 		c.field(s.IpBlocks, s.NotIpBlocks, false, cidr(ir.AttrSourceIP)),
 		c.field(s.RemoteIpBlocks, s.NotRemoteIpBlocks, false, cidr(ir.AttrRemoteIP)),
 	})
@@ -186,6 +186,9 @@ func (c *ruleCompiler) operation(o *security.Operation) *ir.Expr {
 
 // condition compiles when[]; asks: it belongs to what is asked, not to who.
 func (c *ruleCompiler) condition(w *security.Condition, path string) (e *ir.Expr, asks bool) {
+	if leaf := tokenLeaf(w.Key); leaf != nil {
+		return c.field(w.Values, w.NotValues, true, leaf), false
+	}
 	key, arg, _ := strings.Cut(w.Key, "[")
 	arg = strings.ToLower(strings.TrimSuffix(arg, "]"))
 	switch key {
@@ -202,11 +205,11 @@ func (c *ruleCompiler) condition(w *security.Condition, path string) (e *ir.Expr
 	case "source.namespace":
 		return c.field(w.Values, w.NotValues, false, namespaceLeaf), false
 	case "source.principal":
-		return c.field(w.Values, w.NotValues, false, c.principal), false
+		return c.field(c.expandPrincipals(w.Values), c.expandPrincipals(w.NotValues), false, c.principal), false
 	case "source.serviceAccount":
 		return c.field(w.Values, w.NotValues, false, c.serviceAccount), false
 	case "source.trustDomain":
-		return c.field(w.Values, w.NotValues, false, trustDomainLeaf), false
+		return c.field(c.expandTrustDomains(w.Values), c.expandTrustDomains(w.NotValues), false, trustDomainLeaf), false
 	case "destination.ip":
 		return c.field(w.Values, w.NotValues, false, cidr(ir.AttrDestinationIP)), true
 	case "destination.port":
@@ -240,12 +243,15 @@ func (c *ruleCompiler) serviceAccount(v string) *ir.Expr {
 }
 
 // namespaceLeaf finds the namespace inside the SPIFFE ID, without a regular
-// expression where the value is exact.
+// expression where the value has the usual forms.
 func namespaceLeaf(v string) *ir.Expr {
 	m := ir.Match{Kind: ir.Contains, Value: "/ns/" + v + "/sa/"}
 	switch {
 	case v == "*":
 		m = ir.Match{Kind: ir.Present}
+	case strings.Contains(strings.TrimSuffix(v[1:], "*"), "*") || strings.HasPrefix(v, "*") && strings.HasSuffix(v, "*"):
+		// In namespaces Istio takes every star for "any text".
+		m = ir.Match{Kind: ir.Regex, Value: ".*/ns/" + strings.ReplaceAll(regexp.QuoteMeta(v), `\*`, ".*") + "/.*"}
 	case strings.HasSuffix(v, "*"):
 		m.Value = "/ns/" + v[:len(v)-1]
 	case strings.HasPrefix(v, "*"):

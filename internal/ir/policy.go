@@ -6,6 +6,7 @@ package ir
 type Filter struct {
 	RBAC     *RBAC     `json:"rbac,omitempty"`
 	ExtAuthz *ExtAuthz `json:"extAuthz,omitempty"`
+	JWT      *JWT      `json:"jwt,omitempty"`
 }
 
 // Action of an RBAC step.
@@ -51,7 +52,7 @@ type Expr struct {
 	Op    ExprOp  `json:"op"`
 	Args  []*Expr `json:"args,omitempty"`
 	Attr  Attr    `json:"attr,omitempty"`
-	Key   string  `json:"key,omitempty"` // header name (lower case), or claim path
+	Key   string  `json:"key,omitempty"` // header name (lower case), or claim path, "a][b"
 	Value Match   `json:"value,omitzero"`
 	CIDR  string  `json:"cidr,omitempty"` // AttrSourceIP, AttrRemoteIP, AttrDestinationIP
 	Port  uint16  `json:"port,omitempty"` // AttrDestinationPort
@@ -72,7 +73,6 @@ const (
 	AttrPath            Attr = "request.path"   // without query
 	AttrHeader          Attr = "request.header" // Key
 	AttrClaim           Attr = "request.auth.claims"
-	AttrRequestPrin     Attr = "request.auth.principal"
 	AttrAudience        Attr = "request.auth.audiences"
 	AttrPresenter       Attr = "request.auth.presenter"
 )

@@ -53,6 +53,7 @@ type exchange struct {
 	timeouts timeouts
 
 	allowedOrigin string // by the route's CORS policy
+	debug         string // the credential that came with debugHeader, right or wrong
 	copies        []*mirror
 	tries         []telemetry.Try // those before the current one
 
@@ -153,7 +154,7 @@ func (x *exchange) upgradeAllowed() bool {
 	return false
 }
 
-// authorize runs the chain's policies: CUSTOM, DENY, ALLOW.
+// authorize runs the chain's policies: CUSTOM, JWT, DENY, ALLOW.
 func (x *exchange) authorize() bool {
 	if len(x.chain.Filters) == 0 {
 		return true
@@ -182,7 +183,7 @@ func (x *exchange) chooseRoute() bool {
 		x.reply(&noRouteTable)
 		return false
 	}
-	if !x.looked {
+	if !x.looked || x.authz.Token != nil { // a verified token clears the route cache (Istio's jwt_authn)
 		x.lookUpRoute()
 	}
 	if x.route == nil {
@@ -205,6 +206,9 @@ func (x *exchange) lookUpRoute() {
 		query = query[1:]
 	}
 	x.match = route.Request{Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path, Query: query, Headers: &x.req.Fields}
+	if x.authz.Token != nil {
+		x.match.Claims = x.authz.Token
+	}
 	x.route, x.miss = x.chain.routes.Match(&x.match)
 	x.looked = true
 }

@@ -164,6 +164,11 @@ func (x *exchange) refuseProtocol(e *h1.Error) {
 
 // deny answers what authorization refused.
 func (x *exchange) deny(d *authz.Decision) {
+	x.denied(d)
+	if d.Token != nil {
+		x.denyToken(d.Token)
+		return
+	}
 	if v := d.External; v != nil {
 		x.rec.Details = d.Details()
 		if v.Local == "" {

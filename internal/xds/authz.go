@@ -28,6 +28,8 @@ func httpFilters(filters []ir.Filter) []named {
 	var out []named
 	for _, f := range filters {
 		switch {
+		case f.JWT != nil:
+			out = append(out, named{"envoy.filters.http.jwt_authn", encodeJWT(f.JWT)})
 		case f.RBAC != nil && f.RBAC.DryRun:
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_" + strings.ToLower(string(f.RBAC.Action)) + "_"}})
 		case f.RBAC != nil:
@@ -49,6 +51,7 @@ func networkFilters(filters []ir.Filter) []named {
 	var out []named
 	for _, f := range filters {
 		switch {
+		case f.JWT != nil: // of requests only: compile makes none for a connection
 		case f.RBAC != nil && f.RBAC.DryRun:
 			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_"}})
 		case f.RBAC != nil:
@@ -123,6 +126,8 @@ func principal(e *ir.Expr) *rbacpb.Principal {
 		return &rbacpb.Principal{Identifier: &rbacpb.Principal_NotId{NotId: principal(e.Args[0])}}
 	}
 	switch e.Attr {
+	case ir.AttrClaim, ir.AttrAudience, ir.AttrPresenter:
+		return &rbacpb.Principal{Identifier: &rbacpb.Principal_Metadata{Metadata: claimMatcher(e.ClaimPath(), e.Value)}}
 	case ir.AttrSourceIP:
 		return &rbacpb.Principal{Identifier: &rbacpb.Principal_DirectRemoteIp{DirectRemoteIp: cidrRange(e.CIDR)}}
 	case ir.AttrRemoteIP:
