@@ -55,6 +55,7 @@ type Options struct {
 	// application; "" serves none. SameNetwork: see workloadapi.Options.
 	WorkloadAPI string
 	SameNetwork bool
+	Rego        Rego // nil: none is decided here
 	Log         *slog.Logger
 }
 
@@ -86,7 +87,7 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	defer conn.Close()
 	metrics := telemetry.NewMetrics()
-	po := ProxyOptions(holder)
+	po := ProxyOptions(holder, opts.Rego)
 	po.Mark, po.Metrics, po.Log, po.DebugKey = opts.Mark, metrics, opts.Log, opts.DebugKey
 	po.MemoryLimit = memoryLimit()
 	po.FreeMemory = func() {
