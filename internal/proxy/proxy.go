@@ -86,6 +86,7 @@ type Proxy struct {
 	mirrors  mirrors
 
 	routeCounters routeCounters
+	authz         authzCounters
 }
 
 // New returns a proxy that serves nothing until Apply.

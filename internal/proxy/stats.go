@@ -74,6 +74,7 @@ func (p *Proxy) Collect(e *telemetry.Exposition) {
 	p.metrics.Collect(e)
 	p.upstream.Collect(e)
 	p.routeCounters.collect(e)
+	p.authz.collect(e)
 	s := &p.stats
 	s.http2.collect(e)
 	e.Add("gauge", "envoy_listener_downstream_cx_active", float64(p.conns.count()))
