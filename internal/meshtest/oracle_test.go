@@ -93,7 +93,7 @@ data:
     accessLogFile: /dev/stdout
     accessLogEncoding: JSON
     accessLogFormat: |
-      {"audit": "%DYNAMIC_METADATA(tulle:audit_policy)%", "hint": "%DYNAMIC_METADATA(envoy.common:access_log_hint)%", "dry": "%DYNAMIC_METADATA(tulle:dry_run_verdict)%"}
+      {"request": "%REQ(X-MESH-REQUEST)%", "audit": "%DYNAMIC_METADATA(tulle:audit_policy)%", "hint": "%DYNAMIC_METADATA(envoy.common:access_log_hint)%", "dry": "%DYNAMIC_METADATA(tulle:dry_run_verdict)%"}
 `
 
 type oracle struct {
