@@ -5,7 +5,6 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -50,7 +49,9 @@ type Options struct {
 	Ports     Ports
 	// CertificateTTL is asked of the CA; 0 is the CA's default (24h).
 	CertificateTTL time.Duration
-	Log            *slog.Logger
+	// DebugKey is the hash of the debug credential (proxy.Options.DebugKey).
+	DebugKey [32]byte
+	Log      *slog.Logger
 }
 
 // Ports the agent serves on; 0 leaves one out. Istio's numbers are in
@@ -70,19 +71,19 @@ func Run(ctx context.Context, opts Options) error {
 	if opts.DiscoveryName == "" {
 		opts.DiscoveryName = "istiod.istio-system.svc"
 	}
-	conn, err := dial(opts)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
 	id, err := identity.ParseID(opts.Node.Principal())
 	if err != nil {
 		return fmt.Errorf("node %s: %w", opts.Node.ID(), err)
 	}
 	holder := identity.NewHolder(id.TrustDomain)
+	conn, err := dial(opts, holder)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
 	metrics := telemetry.NewMetrics()
 	po := ProxyOptions(holder)
-	po.Mark, po.Metrics, po.Log = opts.Mark, metrics, opts.Log
+	po.Mark, po.Metrics, po.Log, po.DebugKey = opts.Mark, metrics, opts.Log, opts.DebugKey
 	po.MemoryLimit = memoryLimit()
 	po.FreeMemory = func() {
 		runtime.GC() // a sync.Pool lets go of what is in it with the second collection
@@ -102,11 +103,12 @@ func memoryLimit() int64 {
 }
 
 type agent struct {
-	opts   Options
-	proxy  *proxy.Proxy
-	holder *identity.Holder
-	conn   *grpc.ClientConn
-	names  *nameserver.Server // nil: the workload's queries do not come here
+	opts    Options
+	proxy   *proxy.Proxy
+	holder  *identity.Holder
+	conn    *grpc.ClientConn
+	rotator *ca.Rotator
+	names   *nameserver.Server // nil: the workload's queries do not come here
 }
 
 // run owns every goroutine of the process. Order matters at both ends: no
@@ -126,8 +128,8 @@ func (a *agent) run(ctx context.Context) error {
 	if a.names != nil {
 		defer a.names.Close()
 	}
-	rotator := ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: a.holder, TTL: a.opts.CertificateTTL, Log: a.opts.Log})
-	g.Go(func() error { return quiet(rotator.Run(inner)) })
+	a.rotator = ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: a.holder, TTL: a.opts.CertificateTTL, Log: a.opts.Log})
+	g.Go(func() error { return quiet(a.rotator.Run(inner)) })
 	g.Go(func() error {
 		select {
 		case <-a.holder.Ready():
@@ -154,6 +156,9 @@ func (a *agent) run(ctx context.Context) error {
 
 // apply puts a snapshot in force: the proxy may refuse it, the names may not.
 func (a *agent) apply(s *ir.Snapshot) error {
+	if !trust(a.holder, s) {
+		a.rotator.Renew()
+	}
 	if err := a.proxy.Apply(s); err != nil {
 		return err
 	}
@@ -183,12 +188,12 @@ func quiet(err error) error {
 
 // dial connects to the control plane with TLS; the bearer token goes with
 // every call.
-func dial(opts Options) (*grpc.ClientConn, error) {
+func dial(opts Options, h *identity.Holder) (*grpc.ClientConn, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(opts.RootCA) {
 		return nil, errors.New("the control plane's root certificate is not PEM")
 	}
-	creds := credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: opts.DiscoveryName, MinVersion: tls.VersionTLS12})
+	creds := credentials.NewTLS(discoveryTLS(roots, opts.DiscoveryName, h))
 	return grpc.NewClient("passthrough:///"+opts.Discovery,
 		grpc.WithTransportCredentials(creds),
 		grpc.WithPerRPCCredentials(bearer{opts.Token}),

@@ -24,6 +24,8 @@ const (
 	firstBackoff = 100 * time.Millisecond
 	maxBackoff   = 30 * time.Second
 	callTimeout  = 10 * time.Second
+	// renewSpread: so long a mesh takes to renew because its root changes.
+	renewSpread = 5 * time.Second
 )
 
 // RotatorOptions: Conn carries the workload's token with every call.
@@ -38,11 +40,21 @@ type RotatorOptions struct {
 type Rotator struct {
 	opts   RotatorOptions
 	client pb.IstioCertificateServiceClient
+	early  chan struct{} // a renewal is due before its time
 }
 
 // NewRotator returns a rotator; nothing happens before Run.
 func NewRotator(opts RotatorOptions) *Rotator {
-	return &Rotator{opts: opts, client: pb.NewIstioCertificateServiceClient(opts.Conn)}
+	return &Rotator{opts: opts, client: pb.NewIstioCertificateServiceClient(opts.Conn), early: make(chan struct{}, 1)}
+}
+
+// Renew asks for a new certificate soon, within seconds that differ from
+// workload to workload. It does not wait.
+func (r *Rotator) Renew() {
+	select {
+	case r.early <- struct{}{}:
+	default: // it is asked for already
+	}
 }
 
 // Run fetches a certificate at once and renews it around half of its life,
@@ -65,12 +77,25 @@ func (r *Rotator) Run(ctx context.Context) error {
 			life := time.Until(notAfter)
 			wait = life*2/5 + mrand.N(life/5+1) // 40 % to 60 %
 		}
-		timer := time.NewTimer(wait)
+		if err := r.wait(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// wait returns when a renewal is due: at its time, or early.
+func (r *Rotator) wait(ctx context.Context, due time.Duration) error {
+	timer := time.NewTimer(due)
+	defer timer.Stop()
+	start := time.Now()
+	for {
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return ctx.Err()
 		case <-timer.C:
+			return nil
+		case <-r.early:
+			timer.Reset(max(0, min(due-time.Since(start), mrand.N(renewSpread))))
 		}
 	}
 }

@@ -80,6 +80,7 @@ Host ports (--port NAME=NUMBER moves one, NAME=off leaves it out):
 	f.StringVar(&o.Address, "address", "127.0.0.1", "host address to listen on")
 	f.BoolVarP(&detach, "detach", "d", false, "return when the mesh is ready and leave it running")
 	f.StringVar(&o.CompatibilityVersion, "compatibility-version", "", "Istio version whose default retries are in force: latest or 1.20 (default: what Local says, else latest)")
+	f.StringVar(&o.CA, "ca", "", "folder of a plugged-in authority, as Istio's cacerts (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem); made where it is not there (default: an authority in memory)")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "show the control plane's log")
 	return c
 }

@@ -117,6 +117,7 @@ func (x *Index) Snapshot(node ir.Node) *ir.Snapshot {
 		b.inbound()
 		b.names()
 	}
+	b.trustBundle()
 	b.finish()
 	return b.out.Seal()
 }

@@ -81,8 +81,11 @@ func inboundName(port uint16) string { return clusterName("inbound", port, "", "
 
 // inboundTLS is the server side of mutual TLS.
 func (b *builder) inboundTLS(alpn ...string) *ir.DownstreamTLS {
-	return &ir.DownstreamTLS{Secret: ir.SecretWorkload, RequireClientCert: true, ValidationSecret: ir.SecretRootCA,
-		SANs: []ir.Match{{Kind: ir.Prefix, Value: "spiffe://" + b.node.TrustDomain + "/"}}, ALPN: alpn}
+	out := &ir.DownstreamTLS{Secret: ir.SecretWorkload, RequireClientCert: true, ValidationSecret: ir.SecretRootCA, ALPN: alpn}
+	for _, td := range b.trustDomains() {
+		out.SANs = append(out.SANs, ir.Match{Kind: ir.Prefix, Value: "spiffe://" + td + "/"})
+	}
+	return out
 }
 
 // inboundChains are the filter chains of one port: which exist depends on its

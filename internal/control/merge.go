@@ -13,6 +13,7 @@ func merge(sets []*resource.Set) *resource.Set {
 		if out.Mesh == nil && s.Mesh != nil {
 			out.Mesh, out.MeshFrom = s.Mesh, s.MeshFrom
 		}
+		out.Roots = append(out.Roots, s.Roots...)
 		out.VirtualServices = append(out.VirtualServices, s.VirtualServices...)
 		out.DestinationRules = append(out.DestinationRules, s.DestinationRules...)
 		out.Gateways = append(out.Gateways, s.Gateways...)

@@ -172,9 +172,17 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 		}
 	}
 	d, considered := engine.Trace(in, &asker{q, to, principal})
+	q.token = in.Token
+	if in.Token != nil {
+		a.step("token", "verified: "+firstText(in.Token.Principal(), "it has no issuer or no subject, and so no principal"), ir.Origin{})
+	}
 	name, matched, missed := judged(considered)
 	a.asides(&d, considered)
 	switch {
+	case d.Token != nil:
+		a.step("token", "refused: "+d.Token.Reason+because(d.Token.Hint), d.Origin)
+		a.end(d.Token.Status, "")
+		return
 	case d.Allow && name == "" && len(missed) == 0:
 		a.step("authorize", "no policy applies: allowed", ir.Origin{})
 	case d.Allow:

@@ -8,16 +8,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Holder has the workload's current SVID and trust bundle. One writer (the
-// rotator) calls Set; everything else may be called from any goroutine.
+// Holder has the workload's current SVID and trust bundle. It may be used from
+// any goroutine; the rotator calls Set, whoever hears of the control plane's
+// bundle SetBundle.
 type Holder struct {
 	trustDomain string
 	current     atomic.Pointer[state]
+	mu          sync.Mutex          // taken by writers; guards what follows
+	pushed      []*x509.Certificate // the control plane's bundle; nil: it has sent none
+	changed     chan struct{}       // closed and made anew with every change; nil: nobody waits
 	ready       chan struct{}
 	once        sync.Once
 	sessions    tls.ClientSessionCache
@@ -36,6 +41,9 @@ type state struct {
 	// bundle is the hash of the trust bundle; sessions begun under another one
 	// are not resumed.
 	bundle [sha256.Size]byte
+	// withdrawn are the last roots that were trusted once: only to tell people
+	// why a peer is refused.
+	withdrawn []*x509.Certificate
 
 	verified verified
 }
@@ -45,7 +53,9 @@ func NewHolder(trustDomain string) *Holder {
 	return &Holder{trustDomain: trustDomain, ready: make(chan struct{}), sessions: tls.NewLRUClientSessionCache(1024), tickets: &tls.Config{}}
 }
 
-// Set replaces certificate and bundle together. The chain is leaf first.
+// Set replaces certificate and bundle together. The chain is leaf first. Where
+// the control plane has sent a bundle, that one stays: it is newer than what
+// comes with a certificate, or will be in a moment.
 func (h *Holder) Set(cert tls.Certificate, roots []*x509.Certificate) error {
 	if len(cert.Certificate) == 0 || len(roots) == 0 {
 		return errors.New("identity: certificate and roots are needed")
@@ -55,14 +65,104 @@ func (h *Holder) Set(cert tls.Certificate, roots []*x509.Certificate) error {
 		return fmt.Errorf("identity: leaf: %w", err)
 	}
 	cert.Leaf = leaf
-	s := &state{cert: &cert, leaf: leaf, roots: x509.NewCertPool(), list: roots}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pushed != nil {
+		roots = h.pushed
+	}
+	h.store(&state{cert: &cert, leaf: leaf}, roots)
+	h.once.Do(func() { close(h.ready) })
+	return nil
+}
+
+// SetBundle replaces the trust bundle by what the control plane says, the root
+// that signs first. It holds from the next handshake on, and for every
+// certificate that Set brings later. It reports whether the workload's
+// certificate is of that root: otherwise the root is changing, and a new
+// certificate is due.
+func (h *Holder) SetBundle(roots []*x509.Certificate) (current bool) {
+	if len(roots) == 0 {
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.current.Load()
+	if old == nil {
+		h.pushed = roots
+		return true
+	}
+	if h.pushed = roots; hashChain(roots) != old.bundle {
+		h.store(&state{cert: old.cert, leaf: old.leaf}, roots)
+	}
+	return old.signedBy(roots[0])
+}
+
+// store publishes a state with its bundle. Called with mu held.
+func (h *Holder) store(s *state, roots []*x509.Certificate) {
+	s.list, s.roots, s.bundle = roots, x509.NewCertPool(), hashChain(roots)
+	if old := h.current.Load(); old != nil {
+		s.withdrawn = without(append(slices.Clone(old.list), old.withdrawn...), roots)
+	}
 	for _, r := range roots {
 		s.roots.AddCert(r)
 	}
-	s.bundle = hashChain(roots)
 	h.current.Store(s)
-	h.once.Do(func() { close(h.ready) })
+	if h.changed != nil {
+		close(h.changed)
+		h.changed = nil
+	}
+}
+
+// maxWithdrawn bounds the roots that are remembered after they were removed.
+const maxWithdrawn = 8
+
+// without returns the certificates of list that are not in trusted, once each.
+func without(list, trusted []*x509.Certificate) []*x509.Certificate {
+	var out []*x509.Certificate
+	for _, c := range list {
+		if !slices.ContainsFunc(trusted, c.Equal) && !slices.ContainsFunc(out, c.Equal) && len(out) < maxWithdrawn {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// Changed is closed at the next change of the certificate or the bundle.
+func (h *Holder) Changed() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.changed == nil {
+		h.changed = make(chan struct{})
+	}
+	return h.changed
+}
+
+// Bundle is the trust bundle, nil before the first certificate. Read-only.
+func (h *Holder) Bundle() []*x509.Certificate {
+	if s := h.current.Load(); s != nil {
+		return s.list
+	}
 	return nil
+}
+
+// Pushed is the bundle that the control plane has sent; nil: none. Read-only.
+func (h *Holder) Pushed() []*x509.Certificate {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.pushed
+}
+
+// signedBy reports whether the state's own certificate chains to root.
+func (s *state) signedBy(root *x509.Certificate) bool {
+	opts := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, CurrentTime: s.leaf.NotBefore}
+	opts.Roots.AddCert(root)
+	for _, der := range s.cert.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			opts.Intermediates.AddCert(c)
+		}
+	}
+	_, err := s.leaf.Verify(opts)
+	return err == nil
 }
 
 // Ready is closed once a certificate is there.
@@ -84,6 +184,16 @@ type Root struct {
 	Serial      string    `json:"serial"`
 	NotAfter    time.Time `json:"notAfter"`
 	Fingerprint string    `json:"sha256"`
+}
+
+// Serial is the current certificate's serial number, hexadecimal; "" before the
+// first.
+func (h *Holder) Serial() string {
+	s := h.current.Load()
+	if s == nil {
+		return ""
+	}
+	return s.leaf.SerialNumber.Text(16)
 }
 
 // Info returns the current state; zero before the first certificate.

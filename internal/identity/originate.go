@@ -130,10 +130,10 @@ func (m *materials) verify(cs tls.ConnectionState) error {
 	}
 	chains, err := leaf.Verify(opts)
 	if err != nil {
-		return err
+		return refused(err, leaf)
 	}
 	if m.o.Accept != nil && !slices.ContainsFunc(alternativeNames(leaf), m.o.Accept) {
-		return fmt.Errorf("none of the certificate's names %v is one of subjectAltNames", alternativeNames(leaf))
+		return unexpected(leaf)
 	}
 	return m.revoked(chains)
 }

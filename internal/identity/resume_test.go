@@ -145,8 +145,8 @@ func TestResumptionIsVerifiedAgain(t *testing.T) {
 		}
 		hold(t, server, new.issue(t, "server", time.Hour), new)
 		_, err, _ := meet(t, server.Server(ServerOptions{RequireClientCert: true}), dial)
-		if !errors.As(err, &ve) || ve.Reason != UnknownAuthority {
-			t.Errorf("%v, want %q", err, UnknownAuthority)
+		if !errors.As(err, &ve) || ve.Reason != Withdrawn {
+			t.Errorf("%v, want %q", err, Withdrawn)
 		}
 	})
 	t.Run("withdrawn root, seen by the client", func(t *testing.T) {
@@ -158,8 +158,8 @@ func TestResumptionIsVerifiedAgain(t *testing.T) {
 		}
 		hold(t, client, new.issue(t, "client", time.Hour), new)
 		_, _, err := meet(t, server.Server(ServerOptions{RequireClientCert: true}), dial)
-		if !errors.As(err, &ve) || ve.Reason != UnknownAuthority {
-			t.Errorf("%v, want %q", err, UnknownAuthority)
+		if !errors.As(err, &ve) || ve.Reason != Withdrawn {
+			t.Errorf("%v, want %q", err, Withdrawn)
 		}
 	})
 	t.Run("new root on both sides", func(t *testing.T) {

@@ -50,12 +50,12 @@ func chainUnrevoked(chain []*x509.Certificate, lists []*x509.RevocationList) err
 			spoken = true
 			for _, r := range list.RevokedCertificateEntries {
 				if r.SerialNumber.Cmp(c.SerialNumber) == 0 {
-					return fmt.Errorf("certificate %s was revoked", c.SerialNumber.Text(16))
+					return &VerifyError{Reason: Revoked, Detail: "serial " + c.SerialNumber.Text(16)}
 				}
 			}
 		}
 		if !spoken {
-			return fmt.Errorf("no revocation list of %s is in force", issuer.Subject)
+			return &VerifyError{Reason: NoRevocationList, Detail: issuer.Subject.String()}
 		}
 	}
 	return nil
@@ -71,4 +71,18 @@ func alternativeNames(c *x509.Certificate) []string {
 		out = append(out, ip.String())
 	}
 	return out
+}
+
+// refused is why a peer outside the mesh is not accepted: its chain, or the
+// host name that it should be valid for.
+func refused(err error, leaf *x509.Certificate) error {
+	var name x509.HostnameError
+	if errors.As(err, &name) {
+		return &VerifyError{Reason: WrongSAN, Detail: err.Error()}
+	}
+	return &VerifyError{Reason: explain(err, leaf), Detail: err.Error()}
+}
+
+func unexpected(leaf *x509.Certificate) error {
+	return &VerifyError{Reason: WrongSAN, Detail: fmt.Sprintf("none of %v is one of subjectAltNames", alternativeNames(leaf))}
 }

@@ -240,14 +240,14 @@ func (k *clientCheck) verify(cs tls.ConnectionState) error {
 		}
 		chains, err := leaf.Verify(opts)
 		if err != nil {
-			return err
+			return refused(err, leaf)
 		}
 		if err := unrevoked(chains, lists); err != nil {
 			return err
 		}
 	}
-	if names := alternativeNames(leaf); k.t.Accept != nil && !slices.ContainsFunc(names, k.t.Accept) {
-		return fmt.Errorf("none of the certificate's names %v is one of subjectAltNames", names)
+	if k.t.Accept != nil && !slices.ContainsFunc(alternativeNames(leaf), k.t.Accept) {
+		return unexpected(leaf)
 	}
 	if len(k.t.SPKI)+len(k.t.Hashes) > 0 && !k.pinned(leaf) {
 		return errors.New("the certificate is none of those that verifyCertificateSpki and verifyCertificateHash list")

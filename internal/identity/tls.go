@@ -17,10 +17,14 @@ const (
 	Expired          Reason = "certificate has expired"
 	NotYetValid      Reason = "certificate is not yet valid"
 	UnknownAuthority Reason = "certificate is not signed by the trust bundle"
+	Withdrawn        Reason = "certificate is signed by a root that was removed from the trust bundle"
+	SelfSigned       Reason = "certificate is self-signed"
 	WrongUsage       Reason = "certificate may not be used for this side of TLS"
 	NoSPIFFE         Reason = "certificate does not carry exactly one SPIFFE ID"
 	WrongTrustDomain Reason = "trust domain is not ours"
-	WrongSAN         Reason = "SPIFFE ID is not one that may serve here"
+	Revoked          Reason = "certificate was revoked"
+	NoRevocationList Reason = "no revocation list of its issuer is in force"
+	WrongSAN         Reason = "name is not one that is expected"
 )
 
 // VerifyError says which rule a peer's certificate broke.
@@ -41,6 +45,16 @@ func (e *VerifyError) Error() string {
 	}
 	return s
 }
+
+// labels name the reasons in metrics.
+var labels = map[Reason]string{
+	NoCertificate: "no_certificate", Expired: "expired", NotYetValid: "not_yet_valid", UnknownAuthority: "unknown_authority", Withdrawn: "withdrawn_authority",
+	SelfSigned: "self_signed", WrongUsage: "wrong_usage", NoSPIFFE: "no_spiffe_id", WrongTrustDomain: "wrong_trust_domain", WrongSAN: "wrong_san",
+	Revoked: "revoked", NoRevocationList: "no_revocation_list",
+}
+
+// PeerRefused is the reason as metrics name it.
+func (e *VerifyError) PeerRefused() string { return labels[e.Reason] }
 
 // ServerOptions of a mutual TLS listener.
 type ServerOptions struct {
@@ -114,31 +128,47 @@ func (h *Holder) verify(cs tls.ConnectionState, usage x509.ExtKeyUsage, accept f
 		uri = leaf.URIs[0].String()
 	}
 	if err := s.verifyChain(cs.PeerCertificates, usage); err != nil {
-		return &VerifyError{explainVerify(err, leaf), uri, err.Error()}
+		return &VerifyError{s.explainVerify(err, cs.PeerCertificates, usage), uri, err.Error()}
 	}
 	id, err := ParseID(uri)
 	switch {
 	case err != nil:
 		return &VerifyError{Reason: NoSPIFFE, Peer: uri}
+	// What is accepted may lie in other trust domains: the mesh's aliases.
+	case accept != nil && accept(uri), accept == nil && id.TrustDomain == h.trustDomain:
+		return nil
 	case id.TrustDomain != h.trustDomain:
 		return &VerifyError{WrongTrustDomain, uri, "ours is " + h.trustDomain}
-	case accept != nil && !accept(uri):
-		return &VerifyError{Reason: WrongSAN, Peer: uri}
 	}
-	return nil
+	return &VerifyError{Reason: WrongSAN, Peer: uri}
 }
 
-func explainVerify(err error, leaf *x509.Certificate) Reason {
+// explainVerify says which rule a chain broke, for people and metrics: the
+// connection is refused already.
+func (s *state) explainVerify(err error, peer []*x509.Certificate, usage x509.ExtKeyUsage) Reason {
+	reason := explain(err, peer[0])
+	if reason == UnknownAuthority && len(s.withdrawn) > 0 {
+		if _, err := peer[0].Verify(options(s.withdrawn, peer, usage)); err == nil {
+			return Withdrawn
+		}
+	}
+	return reason
+}
+
+func explain(err error, leaf *x509.Certificate) Reason {
 	var invalid x509.CertificateInvalidError
 	if errors.As(err, &invalid) {
 		switch {
-		case invalid.Reason == x509.Expired && time.Now().Before(leaf.NotBefore):
+		case invalid.Reason == x509.Expired && time.Now().Before(invalid.Cert.NotBefore):
 			return NotYetValid
 		case invalid.Reason == x509.Expired:
 			return Expired
 		case invalid.Reason == x509.IncompatibleUsage:
 			return WrongUsage
 		}
+	}
+	if leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil {
+		return SelfSigned
 	}
 	return UnknownAuthority
 }

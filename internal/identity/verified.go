@@ -37,16 +37,26 @@ func (s *state) verifyChain(peer []*x509.Certificate, usage x509.ExtKeyUsage) er
 	if v, ok := s.verified.get(key); ok && !now.Before(v.from) && !now.After(v.to) {
 		return nil
 	}
-	intermediates := x509.NewCertPool()
-	for _, c := range peer[1:] {
-		intermediates.AddCert(c)
-	}
-	chains, err := peer[0].Verify(x509.VerifyOptions{Roots: s.roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: now})
+	opts := options(nil, peer, usage)
+	opts.Roots, opts.CurrentTime = s.roots, now
+	chains, err := peer[0].Verify(opts)
 	if err != nil {
 		return err
 	}
 	s.verified.put(key, validityOf(chains[0]))
 	return nil
+}
+
+// options to verify a peer's chain by these roots.
+func options(roots, peer []*x509.Certificate, usage x509.ExtKeyUsage) x509.VerifyOptions {
+	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{usage}}
+	for _, c := range roots {
+		o.Roots.AddCert(c)
+	}
+	for _, c := range peer[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	return o
 }
 
 func hashChain(peer []*x509.Certificate) (sum [sha256.Size]byte) {

@@ -12,15 +12,15 @@ import (
 // any size has on one workload, and no endless stream of edits can exceed.
 const maxAuthzSeries = 4096
 
-// authzCounters count what policies did other than let pass. Requests that
-// nothing refuses and no dry-run policy sees do not come here.
+// authzCounters count what AUDIT and dry-run policies say; requests that none
+// of them sees do not come here, and refusals are counted with the denials.
 type authzCounters struct {
 	mu     sync.Mutex
 	series map[authzSeries]*telemetry.Counter // guarded by mu
 }
 
-// authzSeries is one line: a policy that refused or marked, the result of the
-// dry-run policies of an action, or the verdict with all of them.
+// authzSeries is one line: a policy that marked, the result of the dry-run
+// policies of an action, or the verdict with all of them.
 type authzSeries struct{ metric, label, value, result string }
 
 func (c *authzCounters) count(s authzSeries) {
@@ -58,9 +58,6 @@ func (c *authzCounters) collect(e *telemetry.Exposition) {
 // judged puts into the record and the metrics what a decision says beside its
 // verdict. protocol is http or tcp: Envoy counts in either filter.
 func (p *Proxy) judged(d *authz.Decision, r *telemetry.Record, protocol string) {
-	if !d.Allow && d.External == nil {
-		p.authz.count(authzSeries{"tulle_authorization_denied_total", "policy", firstOr(d.Policy, "none"), ""})
-	}
 	if d.Audit != "" {
 		r.Authorization.Audit = d.Audit
 		p.authz.count(authzSeries{"tulle_authorization_audited_total", "policy", d.Audit, ""})

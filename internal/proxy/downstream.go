@@ -44,6 +44,7 @@ type downstream struct {
 	peerNamespace         string
 	xfcc                  string // the peer's certificate as x-forwarded-client-cert describes it
 	tlsVersion, tlsCipher string
+	edge                  *Edge // what the connection proved; the proxy's
 
 	fd   syscall.RawConn
 	gone bool // scratch of closedByPeer
@@ -96,10 +97,11 @@ func (d *downstream) serve() (idle *resting) {
 	if d.chain.tls != nil {
 		if err := d.handshake(); err != nil {
 			d.p.stats.handshakeErrors.Add(1)
-			d.p.log.Info("TLS handshake failed", "listener", l.Name, "from", d.remoteText, "err", err)
+			d.p.log.Info("TLS handshake failed", "listener", l.Name, "from", d.remoteText, "refused", d.p.stats.peers.Count(err), "err", err)
 			return nil
 		}
 	}
+	d.noteEdge()
 	if d.chain.HTTP != nil {
 		return d.serveHTTP()
 	}

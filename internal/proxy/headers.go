@@ -27,6 +27,11 @@ func (x *exchange) stampHeaders() {
 		}
 		h.Del(peerHeader)
 	}
+	if x.d.p.debugs {
+		if x.debug = h.First(debugHeader); x.debug != "" {
+			h.Del(debugHeader)
+		}
+	}
 	if x.chain.HTTP.UseRemoteAddress {
 		x.stampEdge()
 	}

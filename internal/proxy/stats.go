@@ -16,6 +16,7 @@ type proxyStats struct {
 	requestsShed, connectionsOverload     telemetry.Counter
 	acceptErrors, requests, rests         telemetry.Counter
 	http2                                 http2Stats
+	peers                                 telemetry.PeerRefusals
 	aborts, delays                        telemetry.Counter // faults
 	originValid, originInvalid            telemetry.Counter // CORS
 	faultsActive                          atomic.Int64
@@ -75,8 +76,10 @@ func (p *Proxy) Collect(e *telemetry.Exposition) {
 	p.upstream.Collect(e)
 	p.routeCounters.collect(e)
 	p.authz.collect(e)
+	p.denials.collect(e)
 	s := &p.stats
 	s.http2.collect(e)
+	s.peers.Collect(e, "downstream")
 	e.Add("gauge", "envoy_listener_downstream_cx_active", float64(p.conns.count()))
 	e.Add("gauge", "envoy_http_fault_active_faults", float64(s.faultsActive.Load()))
 	for name, c := range map[string]*telemetry.Counter{

@@ -71,7 +71,7 @@ func (s *tcpSession) authorize() bool {
 		return true
 	}
 	d := s.chain.authz.Check(s.input(), s)
-	if !d.Plain() {
+	if d.Marked() {
 		s.p.judged(&d, &s.rec, "tcp")
 	}
 	if d.Allow {
@@ -80,6 +80,7 @@ func (s *tcpSession) authorize() bool {
 	if d.External != nil {
 		s.rec.Flags |= telemetry.ExternalDenied
 	}
+	s.denied(&d)
 	s.rec.Details = d.Details()
 	s.rec.Termination = d.Details()
 	return false

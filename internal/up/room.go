@@ -2,7 +2,6 @@ package up
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -50,9 +49,11 @@ type room struct {
 	machine   *machine.Room
 	control   *control.Control
 	authority *ca.Authority
+	rotation  rotation
 	tokens    *ca.Tokens
 	source    *roomSource
 	printer   printer
+	debugKey  string // hash of the debug credential, hexadecimal
 }
 
 // Room runs the mesh inside its namespaces until a signal ends it, and returns
@@ -82,14 +83,17 @@ func runRoom(s *spec, files []*os.File) error {
 	if s.Verbose {
 		to = io.MultiWriter(logOut, os.Stderr)
 	}
-	r := &room{spec: *s, log: slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug})), tokens: ca.NewTokens(), printer: newPrinter(os.Stdout, os.Stderr)}
-	if r.authority, err = ca.New(s.TrustDomain); err != nil {
+	r := &room{spec: *s, log: slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug})), tokens: ca.NewTokens(), rotation: rotation{asked: make(chan struct{}, 1)}, printer: newPrinter(os.Stdout, os.Stderr)}
+	if r.authority, err = openAuthority(s); err != nil {
+		return err
+	}
+	if err := r.writeRoots(); err != nil {
+		return err
+	}
+	if r.debugKey, err = newDebugCredential(s.Dir); err != nil {
 		return err
 	}
 	root := filepath.Join(s.Dir, rootFile)
-	if err := os.WriteFile(root, r.authority.Roots(), 0o600); err != nil {
-		return err
-	}
 	r.source = newRoomSource(&source.Files{Paths: s.Paths, Log: r.log}, r)
 	if r.machine, err = machine.New(machine.Options{
 		Dir: s.Dir, Plan: machine.PlanOptions{Run: s.Run, Self: s.Self, BuildDir: s.BuildDir}, Sidecar: r.sidecar,
@@ -116,6 +120,7 @@ func (r *room) run(ctx context.Context, files []*os.File) error {
 		return err
 	}
 	g.Go(func() error { return r.control.Run(inner) })
+	g.Go(func() error { return r.rotate(inner) })
 	relays := r.relay(files)
 	g.Go(func() error {
 		if err := r.start(ctx); err != nil && ctx.Err() == nil {
@@ -209,15 +214,11 @@ func (r *room) stale() []string {
 
 // serveDiscovery opens xDS and CA to the sidecars, on the bridge only.
 func (r *room) serveDiscovery(ctx context.Context, g *errgroup.Group) error {
-	cert, err := r.authority.ServerCertificate(discoveryName, "istiod.istio-system")
-	if err != nil {
-		return err
-	}
 	l, err := net.Listen("tcp", net.JoinHostPort(machine.Gateway.String(), discoveryPort))
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12})))
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(r.authority.ServerTLS(discoveryName, "istiod.istio-system"))))
 	ca.Register(s, r.authority, r.tokens)
 	r.control.Server().Register(s)
 	g.Go(func() error { return s.Serve(l) })
@@ -247,15 +248,17 @@ const askTime = 5 * time.Second
 // ask puts a request that explain imagines to an external authorizer of the
 // room, past its sidecar.
 func (r *room) ask(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict {
-	client, err := extauthz.New(extauthz.Options{Name: f.Provider, PackAsBytes: f.PackAsBytes, Dial: func(ctx context.Context) (net.Conn, error) {
-		return r.machine.DialLocal(ctx, workload, int(port))
-	}})
+	dial := func(ctx context.Context) (net.Conn, error) { return r.machine.DialLocal(ctx, workload, int(port)) }
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	if f.HTTP != nil {
+		return extauthz.AskHTTP(ctx, f, dial, e)
+	}
+	client, err := extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, PackAsBytes: f.PackAsBytes, Dial: dial})
 	if err != nil {
 		return authz.Verdict{Err: err}
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), askTime)
-	defer cancel()
 	return client.Check(ctx, e)
 }
 
@@ -267,7 +270,7 @@ func (r *room) sidecar(w *resource.Workload) (argv, env []string, token string) 
 	if w.Gateway {
 		node.Type = ir.Router
 	}
-	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots())}
+	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots()), DebugKey: r.debugKey}
 	argv, env = s.Command(r.spec.Self)
 	// Two threads, as Istio's concurrency; garbage is cheap beside system calls.
 	return argv, append(env, "GOGC=200", "GOMAXPROCS=2"), r.tokens.Issue(id)

@@ -77,6 +77,7 @@ func (s *roomSource) Run(ctx context.Context, emit func(source.Update)) error {
 			continue
 		}
 		out := *now.Set
+		out.Roots = s.room.authority.Roots()
 		out.Workloads = append(out.Workloads[:len(out.Workloads):len(out.Workloads)], s.room.machine.Workloads()...)
 		emit(source.Update{Set: &out, Problems: now.Problems})
 	}

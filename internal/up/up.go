@@ -31,8 +31,11 @@ type Options struct {
 	// CompatibilityVersion is the Istio whose defaults are meant ("latest",
 	// "1.20"); "" leaves it to Local objects.
 	CompatibilityVersion string
-	Out                  io.Writer
-	Err                  io.Writer
+	// CA is a folder with a plugged-in authority (Istio's cacerts); one that is
+	// not there is made with a new authority in it. "": an authority in memory.
+	CA  string
+	Out io.Writer
+	Err io.Writer
 }
 
 // spec is what the inner process is told.
@@ -50,6 +53,7 @@ type spec struct {
 	Verbose     bool
 
 	CompatibilityVersion string
+	CA                   string
 }
 
 // Run brings the mesh up and returns when it has ended, with the exit code; the
@@ -76,6 +80,9 @@ func Run(ctx context.Context, o Options) (int, error) {
 	s := &spec{Paths: o.Paths, Run: o.Run, Dir: dir, BuildDir: filepath.Join(dir, "build"), Started: started, TrustDomain: set.Mesh.GetTrustDomain(), Verbose: o.Verbose, CompatibilityVersion: o.CompatibilityVersion}
 	if s.TrustDomain == "" {
 		s.TrustDomain = "cluster.local"
+	}
+	if s.CA, err = prepareCA(o.CA, s.TrustDomain); err != nil {
+		return 1, err
 	}
 	if s.Self, err = os.Executable(); err != nil {
 		return 1, err

@@ -85,6 +85,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, erro
 			if h.forgetSession(http2) { // it may have been the session that was refused
 				return c.connect(ctx, h, http2)
 			}
+			c.set.peers.Count(err)
 			return nil, &HandshakeError{err}
 		}
 		conn.Conn = tc

@@ -51,6 +51,7 @@ type Set struct {
 	confs     []*ir.Cluster
 	endpoints []*ir.EndpointSet
 	secrets   []*ir.Secret
+	peers     telemetry.PeerRefusals
 }
 
 // New returns an empty set.
@@ -254,4 +255,5 @@ func (s *Set) Collect(e *telemetry.Exposition) {
 	for _, c := range s.Clusters() {
 		c.collect(e)
 	}
+	s.peers.Collect(e, "upstream")
 }

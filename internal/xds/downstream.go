@@ -20,11 +20,7 @@ func downstreamTLS(t *ir.DownstreamTLS) *core.TransportSocket {
 	}
 	switch {
 	case t.ValidationSecret != "":
-		secret := t.ValidationSecret
-		if secret != ir.SecretRootCA {
-			secret += caSuffix
-		}
-		context := combined(secret, t.SANs)
+		context := combined(bundleName(t.ValidationSecret), t.SANs)
 		validate(context.CombinedValidationContext.DefaultValidationContext, t)
 		common.ValidationContextType = context
 	case t.RequireClientCert || t.OptionalClientCert:

@@ -16,6 +16,15 @@ func inline(b []byte) *core.DataSource {
 	return &core.DataSource{Specifier: &core.DataSource_InlineBytes{InlineBytes: b}}
 }
 
+// bundleName is how the trust bundle of a credential is called. The mesh's own
+// is no part of one.
+func bundleName(secret string) string {
+	if secret == ir.SecretRootCA {
+		return secret
+	}
+	return secret + caSuffix
+}
+
 func encodeSecret(s *ir.Secret) []*tlspb.Secret {
 	var out []*tlspb.Secret
 	if len(s.Cert) > 0 {
@@ -30,7 +39,7 @@ func encodeSecret(s *ir.Secret) []*tlspb.Secret {
 		if len(s.CRL) > 0 {
 			bundle.Crl = inline(s.CRL)
 		}
-		out = append(out, &tlspb.Secret{Name: s.Name + caSuffix, Type: &tlspb.Secret_ValidationContext{ValidationContext: bundle}})
+		out = append(out, &tlspb.Secret{Name: bundleName(s.Name), Type: &tlspb.Secret_ValidationContext{ValidationContext: bundle}})
 	}
 	return out
 }
