@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -247,11 +248,15 @@ func (r *runner) fill(s string) string {
 	if strings.IndexByte(s, '$') < 0 {
 		return s
 	}
-	for name, t := range r.tokens {
-		s = strings.ReplaceAll(s, name, t)
-	}
-	return s
+	return tokenName.ReplaceAllStringFunc(s, func(name string) string {
+		if t, ok := r.tokens[name]; ok {
+			return t
+		}
+		return name
+	})
 }
+
+var tokenName = regexp.MustCompile(`\$\w+`) // whole: $LATER is not $LATE and an R
 
 // fillKeys puts an issuer's keys in the place of "$keys(NAME)".
 func (w *world) fillKeys(s string) string {
