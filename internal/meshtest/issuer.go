@@ -243,6 +243,8 @@ func (i *issuer) sign(alg, kid string, claims map[string]any) (string, error) {
 
 func encode(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
+var tokenName = regexp.MustCompile(`\$[A-Za-z0-9_]+`)
+
 // fill puts tokens in the place of their names, "$NAME".
 func (r *runner) fill(s string) string {
 	if strings.IndexByte(s, '$') < 0 {
