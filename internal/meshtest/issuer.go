@@ -258,8 +258,6 @@ func (r *runner) fill(s string) string {
 	})
 }
 
-var tokenName = regexp.MustCompile(`\$\w+`) // whole: $LATER is not $LATE and an R
-
 // fillKeys puts an issuer's keys in the place of "$keys(NAME)".
 func (w *world) fillKeys(s string) string {
 	for name, i := range w.issuers {
