@@ -53,7 +53,9 @@ type Options struct {
 	// application; "" serves none. SameNetwork: see workloadapi.Options.
 	WorkloadAPI string
 	SameNetwork bool
-	Log         *slog.Logger
+	// DebugKey is the hash of the debug credential (proxy.Options.DebugKey).
+	DebugKey [32]byte
+	Log      *slog.Logger
 }
 
 // Ports the agent serves on; 0 leaves one out. Istio's numbers are in
@@ -85,7 +87,7 @@ func Run(ctx context.Context, opts Options) error {
 	defer conn.Close()
 	metrics := telemetry.NewMetrics()
 	po := ProxyOptions(holder)
-	po.Mark, po.Metrics, po.Log = opts.Mark, metrics, opts.Log
+	po.Mark, po.Metrics, po.Log, po.DebugKey = opts.Mark, metrics, opts.Log, opts.DebugKey
 	po.MemoryLimit = memoryLimit()
 	po.FreeMemory = func() {
 		runtime.GC() // a sync.Pool lets go of what is in it with the second collection

@@ -17,7 +17,7 @@ import (
 // ProxyOptions are the hooks through which a proxy uses a workload's identity
 // and external authorizers; the caller fills in the rest.
 func ProxyOptions(h *identity.Holder) proxy.Options {
-	return proxy.Options{TLS: &contexts{holder: h}, Authorizer: authorizer}
+	return proxy.Options{TLS: &contexts{holder: h}, Authorizer: authorizer, Serial: h.Serial}
 }
 
 // contexts makes TLS configurations from the workload's identity (proxy.TLS).
@@ -120,5 +120,5 @@ func accept(sans []ir.Match) func(string) bool {
 
 // authorizer makes the client of a CUSTOM provider (proxy.Options.Authorizer).
 func authorizer(f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error)) (authz.Provider, error) {
-	return extauthz.New(extauthz.Options{Name: f.Provider, Dial: dial, PackAsBytes: f.PackAsBytes})
+	return extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, Dial: dial, PackAsBytes: f.PackAsBytes})
 }

@@ -93,6 +93,10 @@ func (a *agent) pages(metrics http.Handler) http.Handler {
 	p.JSON("/config_dump", "the snapshot in force", func() any { return a.proxy.Snapshot() })
 	p.JSON("/clusters", "endpoints with health, ejection and load", func() any { return a.clusters() })
 	p.JSON("/certs", "the certificate now in use and what it chains to", func() any { return a.holder.Info() })
+	p.JSON("/edges", "who has called this workload and what the connections proved", func() any { return a.proxy.Edges() })
+	p.Handle("GET /denials", "the newest refusals, with what was considered; ?id= one of them", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		admin.WriteJSON(w, http.StatusOK, a.proxy.Denials(r.URL.Query().Get("id")))
+	}))
 	p.JSON("/server_info", "node, version, state", func() any {
 		return map[string]any{"node": a.opts.Node, "version": a.proxy.Version(), "draining": a.proxy.Draining()}
 	})

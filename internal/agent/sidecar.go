@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -37,6 +39,8 @@ type Spec struct {
 	Node      ir.Node
 	Discovery string
 	RootCA    string
+	// DebugKey is the SHA-256 of the debug credential, hexadecimal; "": none.
+	DebugKey string
 	// Shared is for several sidecars in one network without redirection, as
 	// benchmarks have them: no socket mark, and these ports instead of Istio's.
 	Shared bool
@@ -71,8 +75,13 @@ func Main() error {
 			return fmt.Errorf("%s: %q is no duration", TTLEnv, text)
 		}
 	}
+	var debug [sha256.Size]byte
+	if key, err := hex.DecodeString(s.DebugKey); err != nil || len(key) != 0 && copy(debug[:], key) != len(debug) {
+		return fmt.Errorf("debug key %q is no SHA-256 in hexadecimal", s.DebugKey)
+	}
 	return Run(ctx, Options{
 		Node: s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
-		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, DebugKey: debug,
+		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 }

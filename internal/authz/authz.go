@@ -29,6 +29,8 @@ type Input struct {
 	Method  string
 	Path    string // normalized, without query
 	Headers Headers
+	// Token is the request's verified token, nil for none. A JWT step sets it.
+	Token *Token
 }
 
 // Asker puts a request to the external authorizer of a CUSTOM step.
@@ -45,6 +47,7 @@ type Decision struct {
 	Origin   ir.Origin
 	Provider string   // of a CUSTOM step
 	External *Verdict // what it answered, also on allow
+	Token    *Refusal // of a JWT step
 	// Shadow is what dry-run policies would have refused, "" for nothing.
 	Shadow string
 }
@@ -52,6 +55,10 @@ type Decision struct {
 // Details is Envoy's response code details for a denial.
 func (d *Decision) Details() string {
 	switch {
+	case d.Token != nil:
+		return d.Token.Details()
+	case d.External != nil && d.External.Local != "":
+		return d.External.Local
 	case d.External != nil && d.External.Err != nil:
 		return "ext_authz_error"
 	case d.External != nil:
@@ -59,7 +66,11 @@ func (d *Decision) Details() string {
 	case d.Policy == "":
 		return "rbac_access_denied_matched_policy[none]"
 	}
-	return "rbac_access_denied_matched_policy[" + d.Policy + "]"
+	name := d.Policy
+	if d.Provider != "" { // a provider that cannot be asked refuses, under Istio's name
+		name = "istio-ext-authz-" + d.Provider + "-" + name + "-deny-due-to-bad-CUSTOM-action"
+	}
+	return "rbac_access_denied_matched_policy[" + name + "]"
 }
 
 // Engine evaluates the filters of one chain. Safe for concurrent use.
@@ -68,6 +79,7 @@ type Engine struct{ steps []step }
 type step struct {
 	rbac     *ir.RBAC
 	ext      *ir.ExtAuthz
+	jwt      *ir.JWT
 	policies []policy
 }
 
@@ -80,18 +92,19 @@ type policy struct {
 func New(filters []ir.Filter) (*Engine, error) {
 	e := &Engine{}
 	for i, f := range filters {
-		s := step{rbac: f.RBAC, ext: f.ExtAuthz}
+		s := step{rbac: f.RBAC, ext: f.ExtAuthz, jwt: f.JWT}
 		var list []ir.Policy
 		switch {
-		case f.RBAC != nil && f.ExtAuthz == nil:
+		case f.JWT != nil && f.RBAC == nil && f.ExtAuthz == nil:
+		case f.RBAC != nil && f.ExtAuthz == nil && f.JWT == nil:
 			if a := f.RBAC.Action; a != ir.Allow && a != ir.Deny && a != ir.Audit {
 				return nil, fmt.Errorf("authorization filter %d: action %q is not known", i, a)
 			}
 			list = f.RBAC.Policies
-		case f.ExtAuthz != nil && f.RBAC == nil:
+		case f.ExtAuthz != nil && f.RBAC == nil && f.JWT == nil:
 			list = f.ExtAuthz.Policies
 		default:
-			return nil, fmt.Errorf("authorization filter %d: exactly one of rbac and extAuthz must be set", i)
+			return nil, fmt.Errorf("authorization filter %d: exactly one of rbac, jwt and extAuthz must be set", i)
 		}
 		for j := range list {
 			p := policy{Policy: &list[j]}
@@ -132,6 +145,9 @@ func (e *Engine) Check(in *Input, ask Asker) Decision {
 
 // pass runs one step; false: refused, and d says why.
 func (s *step) pass(d *Decision, in *Input, ask Asker) bool {
+	if s.jwt != nil {
+		return s.authenticate(d, in, ask)
+	}
 	p := s.matched(in)
 	if s.ext != nil {
 		return p == nil || s.external(d, p, ask)
@@ -169,7 +185,10 @@ func (s *step) external(d *Decision, p *policy, ask Asker) bool {
 	}
 	if v.Err != nil {
 		v.Allow = s.ext.FailOpen
-		if v.Status = s.ext.StatusOnError; v.Status == 0 {
+		if v.Status == 0 {
+			v.Status = s.ext.StatusOnError
+		}
+		if v.Status == 0 {
 			v.Status = 403
 		}
 	}

@@ -281,7 +281,7 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		"empty filter":      {ir.Filter{}, "exactly one"},
 		"both":              {ir.Filter{RBAC: &ir.RBAC{}, ExtAuthz: &ir.ExtAuthz{}}, "exactly one"},
-		"unknown attribute": {rbac(ir.Deny, rule("p", attr(ir.AttrClaim, ir.Exact, "x"), nil)), "policy p"},
+		"unknown attribute": {rbac(ir.Deny, rule("p", attr("request.time", ir.Exact, "x"), nil)), "policy p"},
 		"bad regex":         {rbac(ir.Deny, rule("p", attr(ir.AttrPath, ir.Regex, "("), nil)), "policy p"},
 		"unbalanced regex":  {rbac(ir.Deny, rule("p", attr(ir.AttrPath, ir.Regex, "/a)|(?:/b"), nil)), "policy p"},
 		"bad block":         {rbac(ir.Deny, rule("p", nil, cidr(ir.AttrSourceIP, "10.0.0.0/99"))), "10.0.0.0/99"},

@@ -27,6 +27,24 @@ type External struct {
 	Time              time.Time
 }
 
+// Append says what a header of an authorizer's answer does to one that is there
+// (Envoy's HeaderAppendAction).
+type Append uint8
+
+const (
+	Add          Append = iota // beside it
+	Set                        // in its place
+	AddIfAbsent                // nothing
+	SetIfPresent               // in its place; nothing where there is none
+)
+
+// ResponseHeader is a header for the response, with what it does to one that
+// the upstream has set.
+type ResponseHeader struct {
+	ir.Header
+	Append Append
+}
+
 // Verdict is an authorizer's answer.
 type Verdict struct {
 	Allow  bool
@@ -34,13 +52,26 @@ type Verdict struct {
 	Body   string // on denial
 	// Headers: on allow they replace headers of the request to the upstream, on
 	// denial they are headers of the response.
-	Headers         []ir.Header
-	RemoveHeaders   []string    // from the request, on allow
-	ResponseHeaders []ir.Header // added to the response, on allow
+	Headers []ir.Header
+	// The rest is for requests that are allowed.
+	AppendHeaders   []ir.Header // to headers that the request has; others are left out
+	RemoveHeaders   []string    // from the request
+	ResponseHeaders []ResponseHeader
+	SetQuery        []ir.Header // parameters of the query, percent-encoded
+	RemoveQuery     []string
+	Metadata        map[string]any // ext_authz's dynamic metadata
 	// Err: there is no decision. FailOpen and StatusOnError decide (response
-	// code details ext_authz_error).
+	// code details ext_authz_error); a Status given with it goes before
+	// StatusOnError.
 	Err    error
 	Detail string // the authorizer's decision id
+	// Local: the proxy refuses without having asked; its response code details.
+	Local string
+}
+
+// Changes reports whether an allowed request is not what it was before.
+func (v *Verdict) Changes() bool {
+	return len(v.Headers)+len(v.AppendHeaders)+len(v.RemoveHeaders)+len(v.SetQuery)+len(v.RemoveQuery) > 0
 }
 
 // Provider asks one external authorizer. Check may be called from any

@@ -84,6 +84,8 @@ func compileLeaf(e *ir.Expr) (matcher, error) {
 	l := &leaf{expr: e}
 	var err error
 	switch e.Attr {
+	case ir.AttrClaim, ir.AttrAudience, ir.AttrPresenter:
+		return compileClaim(e)
 	case ir.AttrSourceIP, ir.AttrRemoteIP, ir.AttrDestinationIP:
 		if l.cidr, err = parseCIDR(e.CIDR); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Attr, err)

@@ -22,7 +22,7 @@ func (e *Engine) Trace(in *Input, ask Asker) (Decision, []Considered) {
 	var list []Considered
 	for i := range e.steps {
 		s := &e.steps[i]
-		action := ir.Action("CUSTOM")
+		action := ir.Action("CUSTOM") // a JWT step has no policies
 		if s.rbac != nil {
 			action = s.rbac.Action
 		}
@@ -66,6 +66,8 @@ func missed(m matcher, in *Input) string {
 		return "an excluded value is present"
 	case *leaf:
 		return m.missed(in)
+	case *claimLeaf:
+		return m.missed(in)
 	}
 	return "no match"
 }
@@ -96,6 +98,9 @@ func (l *leaf) missed(in *Input) string {
 		if in.Headers != nil {
 			got, _ = in.Headers.Get(e.Key)
 		}
+		if got != "" && SecretHeader(e.Key) {
+			got = "masked"
+		}
 	}
 	name := string(e.Attr)
 	if e.Key != "" {
@@ -113,4 +118,14 @@ func (l *leaf) missed(in *Input) string {
 		return fmt.Sprintf("%s is %s, wanted within %s", name, got, e.CIDR)
 	}
 	return fmt.Sprintf("%s is %s, wanted %s %q", name, got, e.Value.Kind, e.Value.Value)
+}
+
+// SecretHeader reports whether a header's value proves something to somebody,
+// so that it must not be shown. name is in lower case.
+func SecretHeader(name string) bool {
+	switch name {
+	case "authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key":
+		return true
+	}
+	return false
 }

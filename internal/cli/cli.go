@@ -92,7 +92,7 @@ root or containers, and tells why a request is routed, refused or slow.`,
 		}
 	}
 	group("run", upCommand(), downCommand(), execCommand(), logsCommand())
-	group("see", proxyStatusCommand(), proxyConfigCommand(), getCommand(), describeCommand(), routesCommand(), explainCommand())
+	group("see", proxyStatusCommand(), proxyConfigCommand(), getCommand(), describeCommand(), routesCommand(), explainCommand(), whyCommand())
 	group("check", validateCommand(), mtlsCommand(), caCommand())
 	root.AddCommand(versionCommand(), proxyCommand(), opaCommand(), standInCommand())
 	return root

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/url"
@@ -49,8 +50,68 @@ policy that asks for it. Exit code 3: something is not as the policy says.`,
 		}
 		return nil
 	}
-	c.AddCommand(v)
+	c.AddCommand(v, edgesCommand())
 	return c
+}
+
+func edgesCommand() *cobra.Command {
+	var from, to string
+	c := &cobra.Command{
+		Use: "edges", Short: "Show who has called whom and what the connections proved",
+		Long: `Edges lists the callers of every workload since its proxy started, with the
+proof of the newest connection: both identities, TLS version and cipher, serial
+numbers, and the PeerAuthentication that the port is under. A caller without
+mutual TLS proved nothing: it is named by the workload that has its address.
+Exit code 3: somebody called in plaintext.`,
+		Example: `  tulle mtls edges
+  tulle mtls edges --to worker -o json`,
+		Args: usage(cobra.NoArgs),
+	}
+	output := outputFlag(c)
+	c.Flags().StringVar(&from, "from", "", "workload that calls (default: any)")
+	c.Flags().StringVar(&to, "to", "", "workload that is called (default: every one)")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		client, err := up.Connect()
+		if err != nil {
+			return err
+		}
+		var edges []up.Edge
+		if err := client.Get(c.Context(), "/v1/edges?"+url.Values{"from": {from}, "to": {to}}.Encode(), &edges); err != nil {
+			return err
+		}
+		if err := output(edges, func(w io.Writer) error { return writeEdges(w, edges) }); err != nil {
+			return err
+		}
+		for _, e := range edges {
+			if e.Mode == "plaintext" {
+				return &exitError{exitNo, ""}
+			}
+		}
+		return nil
+	}
+	return c
+}
+
+func writeEdges(w io.Writer, edges []up.Edge) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "FROM\tTO\tADDRESS\tPROOF\tPEER\tSERIAL\tOPEN\tTOTAL\tLAST\tPOLICY")
+	for _, e := range edges {
+		proof := e.Mode
+		if e.TLSVersion != "" {
+			proof += " " + e.TLSVersion + " " + e.Cipher
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", e.From, e.To, e.Address, proof, cmp.Or(e.Peer, "-"), cmp.Or(shortSerial(e.PeerSerial), "-"),
+			e.Open, e.Connections, e.Last.Local().Format(time.TimeOnly), e.Policy)
+	}
+	return t.Flush()
+}
+
+// shortSerial is enough of a serial number to tell two apart.
+func shortSerial(s string) string {
+	if len(s) > 12 {
+		return s[:12] + "…"
+	}
+	return s
 }
 
 func writeMTLS(w io.Writer, checks []up.MTLSCheck) error {
@@ -59,10 +120,7 @@ func writeMTLS(w io.Writer, checks []up.MTLSCheck) error {
 	for _, k := range checks {
 		handshake, peer, serial, expires := "failed", "-", "-", "-"
 		if h := k.Handshake; h != nil {
-			handshake, peer, serial, expires = h.Version+" "+h.Cipher, h.Peer, h.PeerSerial, h.NotAfter.UTC().Format(time.RFC3339)
-			if len(serial) > 12 {
-				serial = serial[:12] + "…"
-			}
+			handshake, peer, serial, expires = h.Version+" "+h.Cipher, h.Peer, shortSerial(h.PeerSerial), h.NotAfter.UTC().Format(time.RFC3339)
 		}
 		ok := "yes"
 		if !k.OK {

@@ -2,11 +2,10 @@ package compile
 
 import (
 	"fmt"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 
-	meshv1 "istio.io/api/mesh/v1alpha1"
 	security "istio.io/api/security/v1beta1"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -14,7 +13,7 @@ import (
 )
 
 // filters are the authorization steps of the workload's chains, in the order
-// they run (AP1): CUSTOM, DENY, AUDIT, ALLOW. For TCP, attributes of requests
+// they run (AP1): CUSTOM, JWT, DENY, AUDIT, ALLOW. For TCP, attributes of requests
 // drop out as AP10 says.
 func (b *builder) filters(http bool) []ir.Filter {
 	byAction := map[security.AuthorizationPolicy_Action][]*resource.AuthorizationPolicy{}
@@ -25,6 +24,7 @@ func (b *builder) filters(http bool) []ir.Filter {
 	}
 	out := b.customFilters(byAction[security.AuthorizationPolicy_CUSTOM], http)
 	out = append(out, b.denied()...)
+	out = append(out, b.tokens(http)...)
 	if f := b.rbac(byAction[security.AuthorizationPolicy_DENY], ir.Deny, http); f != nil {
 		out = append(out, f...)
 	}
@@ -63,76 +63,6 @@ func (b *builder) rbac(list []*resource.AuthorizationPolicy, action ir.Action, h
 		out = append(out, ir.Filter{RBAC: live})
 	}
 	return out
-}
-
-// customFilters make one external step per provider. On a workload with
-// several providers Istio denies what the further ones match (T6).
-func (b *builder) customFilters(list []*resource.AuthorizationPolicy, http bool) []ir.Filter {
-	var out []ir.Filter
-	steps := map[string]*ir.ExtAuthz{}
-	for _, p := range list {
-		name := p.Spec.GetProvider().GetName()
-		step := steps[name]
-		if step == nil {
-			step = b.provider(p, name)
-			if len(steps) > 0 && step.Broken == "" {
-				step.Broken = "another CUSTOM policy of this workload uses a different provider"
-				b.report(resource.Error, &p.Meta, "spec.provider.name", step.Broken+"; what this one matches is refused, as in Istio", "use one provider per workload")
-			}
-			steps[name] = step
-			out = append(out, ir.Filter{ExtAuthz: step})
-		}
-		step.Policies = append(step.Policies, b.policies(p, "CUSTOM", http)...)
-	}
-	return slices.DeleteFunc(out, func(f ir.Filter) bool { return len(f.ExtAuthz.Policies) == 0 })
-}
-
-// provider compiles an extension provider; whatever is wrong with it refuses
-// what its policies match.
-func (b *builder) provider(p *resource.AuthorizationPolicy, name string) *ir.ExtAuthz {
-	step := &ir.ExtAuthz{Provider: name}
-	broken := func(reason string) *ir.ExtAuthz {
-		step.Broken = reason
-		b.report(resource.Error, &p.Meta, "spec.provider.name", "provider "+strconv.Quote(name)+": "+reason+"; what the policy matches is refused", "")
-		return step
-	}
-	var provider *meshv1.MeshConfig_ExtensionProvider
-	for _, e := range b.mesh.ExtensionProviders {
-		if e.Name == name {
-			provider = e
-		}
-	}
-	if provider == nil {
-		return broken("MeshConfig.extensionProviders does not define it")
-	}
-	g := provider.GetEnvoyExtAuthzGrpc()
-	if g == nil {
-		return broken("only envoyExtAuthzGrpc is supported yet")
-	}
-	host := g.Service
-	if _, after, ok := strings.Cut(host, "/"); ok {
-		host = after
-	}
-	s := b.byHost[fqdn(host, p.Namespace)]
-	if s == nil || s.port(uint16(g.Port)) == nil {
-		return broken("its service " + g.Service + " with port " + itoa(int(g.Port)) + " does not exist")
-	}
-	step.Cluster = b.addCluster(s, s.port(uint16(g.Port)), "")
-	step.Timeout, step.FailOpen = dur(g.Timeout, 0), g.FailOpen
-	if g.Timeout == nil {
-		b.report(resource.Warning, &b.set.MeshFrom, "data.mesh", "provider "+strconv.Quote(name)+" has no timeout: requests wait up to 600 s for it, Istio's default", "set timeout")
-	}
-	if g.StatusOnError != "" {
-		n, err := strconv.Atoi(g.StatusOnError)
-		if err != nil || n < 200 || n > 599 {
-			return broken("statusOnError " + strconv.Quote(g.StatusOnError) + " is not a status")
-		}
-		step.StatusOnError = n
-	}
-	if body := g.IncludeRequestBodyInCheck; body != nil {
-		step.MaxRequestBytes, step.AllowPartial, step.PackAsBytes = body.MaxRequestBytes, body.AllowPartialMessage, body.PackAsBytes
-	}
-	return step
 }
 
 // policies compiles the rules of one AuthorizationPolicy.
@@ -223,11 +153,9 @@ func (c *ruleCompiler) unsupportedField(path string) {
 }
 
 func (c *ruleCompiler) source(s *security.Source, path string) *ir.Expr {
-	if len(s.RequestPrincipals)+len(s.NotRequestPrincipals) > 0 {
-		c.unsupportedField(path + ".requestPrincipals")
-	}
 	return and([]*ir.Expr{
 		c.field(c.expandPrincipals(s.Principals), c.expandPrincipals(s.NotPrincipals), false, c.principal),
+		c.field(s.RequestPrincipals, s.NotRequestPrincipals, true, requestPrincipal),
 		c.field(s.Namespaces, s.NotNamespaces, false, namespaceLeaf),
 		c.field(s.ServiceAccounts, s.NotServiceAccounts, false, c.serviceAccount),
 		c.field(c.expandTrustDomains(s.TrustDomains), c.expandTrustDomains(s.NotTrustDomains), false, trustDomainLeaf),
@@ -258,6 +186,9 @@ func (c *ruleCompiler) operation(o *security.Operation) *ir.Expr {
 
 // condition compiles when[]; asks: it belongs to what is asked, not to who.
 func (c *ruleCompiler) condition(w *security.Condition, path string) (e *ir.Expr, asks bool) {
+	if leaf := tokenLeaf(w.Key); leaf != nil {
+		return c.field(w.Values, w.NotValues, true, leaf), false
+	}
 	key, arg, _ := strings.Cut(w.Key, "[")
 	arg = strings.ToLower(strings.TrimSuffix(arg, "]"))
 	switch key {
@@ -312,12 +243,15 @@ func (c *ruleCompiler) serviceAccount(v string) *ir.Expr {
 }
 
 // namespaceLeaf finds the namespace inside the SPIFFE ID, without a regular
-// expression where the value is exact.
+// expression where the value has the usual forms.
 func namespaceLeaf(v string) *ir.Expr {
 	m := ir.Match{Kind: ir.Contains, Value: "/ns/" + v + "/sa/"}
 	switch {
 	case v == "*":
 		m = ir.Match{Kind: ir.Present}
+	case strings.Contains(strings.TrimSuffix(v[1:], "*"), "*") || strings.HasPrefix(v, "*") && strings.HasSuffix(v, "*"):
+		// In namespaces Istio takes every star for "any text".
+		m = ir.Match{Kind: ir.Regex, Value: ".*/ns/" + strings.ReplaceAll(regexp.QuoteMeta(v), `\*`, ".*") + "/.*"}
 	case strings.HasSuffix(v, "*"):
 		m.Value = "/ns/" + v[:len(v)-1]
 	case strings.HasPrefix(v, "*"):

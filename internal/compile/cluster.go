@@ -69,8 +69,7 @@ func (b *builder) addCluster(s *service, port *servicePort, subsetName string) s
 // endpoints lists a service port's instances that carry the subset's labels.
 func (b *builder) endpoints(c *ir.Cluster, s *service, port *servicePort, labels map[string]string, lb *networking.LoadBalancerSettings) *ir.EndpointSet {
 	var list []placed
-	for _, w := range s.instances {
-		number := port.portOn(w)
+	for w, number := range s.behind(port) {
 		address := endpointAddress(w, number)
 		if address == "" || !subset(labels, w.Labels) {
 			continue

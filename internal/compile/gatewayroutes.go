@@ -94,7 +94,7 @@ func (s *server) redirectRoutes() []*ir.Route {
 
 func catchAllRank(r *ir.Route) int {
 	m := r.Match
-	if len(m.Headers)+len(m.Query) == 0 && (m.Path == nil || m.Path.Kind == ir.Prefix && m.Path.Value == "/" || m.Path.Kind == ir.Regex && m.Path.Value == ".*") {
+	if len(m.Headers)+len(m.Query)+len(m.Claims) == 0 && (m.Path == nil || m.Path.Kind == ir.Prefix && m.Path.Value == "/" || m.Path.Kind == ir.Regex && m.Path.Value == ".*") {
 		return 1
 	}
 	return 0

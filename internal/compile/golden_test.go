@@ -175,7 +175,7 @@ func instance(owner *resource.Meta, i, n int, m metav1.ObjectMeta, spec *corev1.
 		Labels: m.Labels, Annotations: m.Annotations, ServiceAccount: spec.ServiceAccountName,
 		Address: netip.AddrFrom4([4]byte{10, 244, 0, byte(n)}), ClusterID: "local", Ready: true, Sidecar: m.Annotations["sidecar.istio.io/inject"] != "false",
 	}
-	w.Locality = strings.ReplaceAll(m.Labels["istio-locality"], ".", "/")
+	w.Locality = resource.PodLocality(m.Labels)
 	if w.ServiceAccount == "" {
 		w.ServiceAccount = "default"
 	}

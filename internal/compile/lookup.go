@@ -13,8 +13,8 @@ func (x *Index) Instance(host, namespace string, port uint16) (*resource.Workloa
 	if p == nil {
 		return nil, 0
 	}
-	for _, w := range s.instances {
-		if n := p.portOn(w); n != 0 && w.Ready {
+	for w, n := range s.behind(p) {
+		if n != 0 && w.Ready {
 			return w, n
 		}
 	}

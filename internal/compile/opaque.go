@@ -111,7 +111,7 @@ func (b *builder) opaque(e *egress, s *service, p *servicePort) {
 // wholeChain forwards a service's connections without looking into them.
 func (b *builder) wholeChain(name string, s *service, p *servicePort) *ir.FilterChain {
 	return &ir.FilterChain{Name: name, Origin: s.Origin(), TCP: &ir.TCPProxy{
-		StatPrefix: s.host, AccessLog: b.accessLog(), Clusters: []ir.WeightedCluster{{Name: b.addCluster(s, p, "")}}}}
+		StatPrefix: s.host, AccessLog: b.accessLog(), Clusters: []ir.WeightedCluster{{Name: b.addCluster(s, s.port(p.number), "")}}}}
 }
 
 // sniffed adds the chain for requests to a port that says nothing. The chain

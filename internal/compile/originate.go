@@ -27,7 +27,7 @@ func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetN
 		}
 		mutual.Origin = from
 		if c.Type == ir.OriginalDst {
-			for _, w := range s.instances {
+			for _, w := range s.everywhere() {
 				if !w.Sidecar {
 					return // the endpoint is not known beforehand: all or none (DR22)
 				}

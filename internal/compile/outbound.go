@@ -73,14 +73,21 @@ func sortedPorts(set map[uint16]bool) []uint16 {
 // listener for every address, and one on the wildcard for HTTP and for what
 // has no address.
 func (b *builder) egressOn(e *egress, port uint16) {
-	isHTTP := e.port != 0 && e.protocol.isHTTP()
+	told := e.port != 0 && e.protocol.isHTTP() // by the Sidecar, whatever the services say
+	isHTTP := told
 	for _, s := range e.services {
-		switch p := s.port(port); {
-		case p == nil || b.shadowed(s, port):
-		case p.protocol.isHTTP() || isHTTP:
-			isHTTP = true
-		default:
-			b.opaque(e, s, p)
+		p := s.port(port)
+		if p == nil || b.shadowed(s, port) {
+			continue
+		}
+		for _, protocol := range s.protocols(port, b.node.Namespace) {
+			if protocol.isHTTP() || told {
+				isHTTP = true
+				continue
+			}
+			as := *p
+			as.protocol = protocol
+			b.opaque(e, s, &as)
 		}
 	}
 	if !isHTTP {
@@ -137,7 +144,7 @@ func (b *builder) routeTable(e *egress, port uint16, name string) *ir.RouteTable
 	t.VirtualHosts = unclaimed(b.extraHosts(e, port), taken) // first, as in Istio: a VirtualService may claim a service's short form
 	for _, s := range e.services {
 		p := s.port(port)
-		if p == nil || b.shadowed(s, port) || !p.protocol.isHTTP() && !(e.port != 0 && e.protocol.isHTTP()) {
+		if p == nil || b.shadowed(s, port) || !s.newest(port, b.node.Namespace).isHTTP() && !(e.port != 0 && e.protocol.isHTTP()) {
 			continue
 		}
 		t.VirtualHosts = append(t.VirtualHosts, unclaimed(b.serviceHosts(s, p), taken)...)
@@ -184,7 +191,7 @@ func (b *builder) serviceHosts(s *service, p *servicePort) []*ir.VirtualHost {
 	}
 	if !applied {
 		vh.Routes = []*ir.Route{{Name: "default", Origin: s.Origin(), Forward: &ir.Forward{
-			Clusters: []ir.WeightedCluster{{Name: b.addCluster(s, p, ""), Origin: s.Origin()}}, Retry: b.defaultRetry()}}}
+			Clusters: []ir.WeightedCluster{{Name: b.addCluster(s, s.port(p.number), ""), Origin: s.Origin()}}, Retry: b.defaultRetry()}}}
 	}
 	return []*ir.VirtualHost{vh}
 }

@@ -76,9 +76,7 @@ func (b *builder) retryPolicy(r *networking.HTTPRetry, m *resource.Meta, path st
 	if r.RetryIgnorePreviousHosts != nil {
 		p.PreviousHosts, b.saysHosts[p] = r.RetryIgnorePreviousHosts.Value, true
 	}
-	if r.RetryRemoteLocalities.GetValue() {
-		b.report(resource.Error, m, path+".retryRemoteLocalities", "not supported yet; further tries stay in the locality that the balancer chooses", "")
-	}
+	p.PreviousPriorities = r.RetryRemoteLocalities.GetValue()
 	if r.RetryOn == "" {
 		return p
 	}

@@ -32,6 +32,7 @@ type service struct {
 	ports     []servicePort
 	instances []*resource.Workload
 	clusterOf ir.ClusterType // where its endpoints come from
+	siblings  []*service     // ServiceEntries of one namespace with this host, oldest first and itself included; nil: no others
 }
 
 type servicePort struct {
@@ -302,7 +303,7 @@ func clusterName(direction string, port uint16, subset, host string) string {
 // and those of the instances.
 func (x *Index) sans(s *service) []ir.Match {
 	uris := slices.Clone(s.sans)
-	for _, w := range s.instances {
+	for _, w := range s.everywhere() {
 		if p := x.principal(w); w.Sidecar && !slices.Contains(uris, p) {
 			uris = append(uris, p)
 		}

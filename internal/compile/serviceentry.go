@@ -20,7 +20,7 @@ func (x *Index) indexEntries() {
 			x.report(resource.Error, &se.Meta, "spec.resolution", "DYNAMIC_DNS is not supported yet; the hosts are not in the mesh", "use NONE for connections to addresses that the caller resolved")
 			continue
 		}
-		for i, host := range se.Spec.Hosts {
+		for _, host := range se.Spec.Hosts {
 			host = strings.ToLower(host)
 			have := x.byHost[host]
 			if have != nil && have.entry == nil { // a decorator of a Kubernetes service (SE2)
@@ -28,8 +28,9 @@ func (x *Index) indexEntries() {
 				continue
 			}
 			s := x.entryService(se, host)
-			x.conflicts(se, s, i)
+			x.conflicts(se, s)
 			x.services = append(x.services, s)
+			x.unite(s)
 			if have == nil {
 				x.byHost[host] = s
 			}
@@ -77,26 +78,6 @@ func (x *Index) entryService(se *resource.ServiceEntry, host string) *service {
 		s.instances = []*resource.Workload{{Name: host, Namespace: se.Namespace, Owner: host, Host: host, Ready: true}}
 	}
 	return s
-}
-
-// conflicts reports a host that another ServiceEntry has with another protocol
-// on the same port (SE6, Istio's IST0177): proxies that see both use the older.
-func (x *Index) conflicts(se *resource.ServiceEntry, s *service, host int) {
-	for _, other := range x.services {
-		if other.host != s.host || other.entry == nil {
-			continue
-		}
-		for i := range s.ports {
-			p := other.port(s.ports[i].number)
-			switch {
-			case p == nil:
-			case p.protocol != s.ports[i].protocol:
-				x.report(resource.Warning, &se.Meta, at("spec.ports", i, "protocol"), "ServiceEntry "+other.Namespace+"/"+other.Name+" gives "+s.host+" another protocol on port "+itoa(int(p.number)), "proxies that see both use the older one (IST0177)")
-			case other.Namespace == s.Namespace:
-				x.report(resource.Warning, &se.Meta, at("spec.hosts", host), "ServiceEntry "+other.Namespace+"/"+other.Name+" has "+s.host+" with port "+itoa(int(p.number))+" already; that one is used", "put the endpoints into one ServiceEntry")
-			}
-		}
-	}
 }
 
 // entryWorkloads makes instances of the WorkloadEntries.

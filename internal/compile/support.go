@@ -3,10 +3,8 @@ package compile
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	meshv1 "istio.io/api/mesh/v1alpha1"
-	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -19,9 +17,7 @@ func (x *Index) checkSupport() {
 		x.report(resource.Error, &g.Meta, "kind", "workloads do not register themselves yet; the template is not used", "write a WorkloadEntry for each")
 	}
 	for _, r := range x.set.RequestAuths {
-		x.report(resource.Error, &r.Meta, "kind", "RequestAuthentication is not supported yet: the workloads it selects refuse every request", "verify tokens in OPA, or remove it")
-		d := resource.Denied{Meta: r.Meta, MatchLabels: r.Spec.Selector.GetMatchLabels(), Reason: "not supported yet"}
-		x.set = withDenied(x.set, d)
+		x.checkRequestAuth(r)
 	}
 	x.refuse(&x.set.MeshFrom, map[string]bool{
 		"data.mesh.serviceEntryVisibility":     x.mesh.ServiceEntryVisibility != nil,
@@ -35,6 +31,7 @@ func (x *Index) checkSupport() {
 		x.checkDestinationRule(dr)
 	}
 	for _, p := range x.set.AuthorizationPolicies {
+		x.checkPrincipals(p)
 		if p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0 {
 			x.unsupported(&p.Meta, "spec.targetRefs")
 		}
@@ -42,6 +39,7 @@ func (x *Index) checkSupport() {
 			x.unsupported(&p.Meta, "spec.action")
 		}
 	}
+	x.checkPolicies()
 	for _, g := range x.set.Gateways {
 		for i, s := range g.Spec.Servers {
 			x.refuse(&g.Meta, map[string]bool{
@@ -50,12 +48,6 @@ func (x *Index) checkSupport() {
 			})
 		}
 	}
-}
-
-func withDenied(s *resource.Set, d resource.Denied) *resource.Set {
-	c := *s
-	c.Denied = append(append([]resource.Denied(nil), s.Denied...), d)
-	return &c
 }
 
 // refuse reports the paths whose field is set.
@@ -67,24 +59,12 @@ func (x *Index) refuse(m *resource.Meta, fields map[string]bool) {
 	}
 }
 
-// checkVirtualService names the match blocks that look at JWT claims (VS31),
-// and http routes that sidecars use on port 80 only, because no service says
-// which ports their hosts have.
+// checkVirtualService names http routes that sidecars use on port 80 only,
+// because no service says which ports their hosts have.
 func (x *Index) checkVirtualService(vs *resource.VirtualService) {
 	known := slices.ContainsFunc(x.services, func(s *service) bool { return namesHost(vs, s.host) })
 	if len(x.services) > 0 && len(vs.Spec.Http) > 0 && len(vs.Spec.Hosts) > 0 && !known && boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) {
 		x.report(resource.Warning, &vs.Meta, "spec.hosts", "none of the hosts is a service: sidecars use the routes on port 80 only, as in Istio", "declare the hosts with a ServiceEntry")
-	}
-	for i, h := range vs.Spec.Http {
-		for j, m := range h.Match {
-			for name, headers := range map[string]map[string]*networking.StringMatch{"headers": m.Headers, "withoutHeaders": m.WithoutHeaders} {
-				for _, k := range sortedKeys(headers) {
-					if strings.HasPrefix(k, "@") {
-						x.report(resource.Error, &vs.Meta, at("spec.http", i, "match", j)+"."+name+"."+k, "routing by JWT claims needs RequestAuthentication, which is not supported yet; this match block is left out", "")
-					}
-				}
-			}
-		}
 	}
 }
 

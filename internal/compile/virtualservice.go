@@ -86,17 +86,17 @@ func boundTo(gateways []string, want, namespace string) bool {
 // hostOn reports whether host, exact or wildcard, covers a service with an HTTP
 // port of that number among what an
 // egress listener lets through.
-func (e *egress) hostOn(host string, port uint16) bool {
+func (e *egress) hostOn(host string, port uint16, from string) bool {
 	for _, s := range e.services {
-		if p := s.port(port); p != nil && p.protocol.isHTTP() && hostMatches(host, s.host) {
+		if p := s.port(port); p != nil && s.newest(port, from).isHTTP() && hostMatches(host, s.host) {
 			return true
 		}
 	}
 	return false
 }
 
-func (e *egress) servedOn(vs *resource.VirtualService, port uint16) bool {
-	return slices.ContainsFunc(vs.Spec.Hosts, func(h string) bool { return e.hostOn(fqdn(h, vs.Namespace), port) })
+func (e *egress) servedOn(vs *resource.VirtualService, port uint16, from string) bool {
+	return slices.ContainsFunc(vs.Spec.Hosts, func(h string) bool { return e.hostOn(fqdn(h, vs.Namespace), port, from) })
 }
 
 // extraHosts are virtual hosts for hosts of VirtualServices that are no HTTP
@@ -108,12 +108,12 @@ func (b *builder) extraHosts(e *egress, port uint16) []*ir.VirtualHost {
 		if len(vs.Spec.Http) == 0 || !boundTo(vs.Spec.Gateways, "mesh", vs.Namespace) || !b.virtualServiceVisible(vs, b.node.Namespace) {
 			continue
 		}
-		if port != 80 && !e.servedOn(vs, port) {
+		if port != 80 && !e.servedOn(vs, port, b.node.Namespace) {
 			continue
 		}
 		for _, h := range vs.Spec.Hosts {
 			host := fqdn(h, vs.Namespace)
-			if host == "*" || e.hostOn(host, port) {
+			if host == "*" || e.hostOn(host, port, b.node.Namespace) {
 				continue
 			}
 			routes, applied := b.httpRoutes(vs, port, "mesh")

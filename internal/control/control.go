@@ -6,6 +6,7 @@ package control
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/compile"
 	"github.com/tulle-mesh/tulle/internal/explain"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/jwks"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/source"
 	"github.com/tulle-mesh/tulle/internal/xds"
@@ -37,6 +39,9 @@ type Options struct {
 	// Ask puts what explain is asked to external authorizers; nil: they cannot
 	// be reached from here.
 	Ask explain.Ask
+	// Fetch gets the keys that token issuers publish; nil: http.DefaultClient's
+	// way.
+	Fetch *http.Client
 	// CompatibilityVersion overrides what Local objects say; "" leaves it.
 	CompatibilityVersion string
 	Log                  *slog.Logger
@@ -54,6 +59,7 @@ type State struct {
 type Control struct {
 	opts   Options
 	server *xds.Server
+	keys   *jwks.Resolver
 	state  atomic.Pointer[State]
 	events chan any
 	done   chan struct{} // closed when the loop has ended
@@ -66,6 +72,7 @@ type (
 	}
 	connected    struct{ conn *xds.Conn }
 	disconnected struct{ conn *xds.Conn }
+	keysChanged  struct{}
 )
 
 // New returns a control plane; register its Server on a gRPC server and Run it.
@@ -77,6 +84,7 @@ func New(opts Options) *Control {
 		Disconnected: func(conn *xds.Conn) { c.send(disconnected{conn}) },
 		Log:          opts.Log,
 	})
+	c.keys = jwks.NewResolver(jwks.Options{Client: opts.Fetch, Changed: func() { c.send(keysChanged{}) }, Log: opts.Log})
 	return c
 }
 
@@ -91,6 +99,7 @@ func (c *Control) Status() []xds.ProxyStatus { return c.server.Status() }
 
 // Run watches the sources and serves proxies until ctx ends. Call it once.
 func (c *Control) Run(ctx context.Context) error {
+	defer c.keys.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	for i, s := range c.opts.Sources {
 		g.Go(func() error {
@@ -122,6 +131,13 @@ func (c *Control) loop(ctx context.Context) {
 		timer   = time.NewTimer(time.Hour)
 		first   time.Time // of the changes that wait
 	)
+	changed := func() {
+		now := time.Now()
+		if first.IsZero() {
+			first = now
+		}
+		timer.Reset(min(debounceQuiet, debounceMax-now.Sub(first)))
+	}
 	timer.Stop()
 	defer close(c.done)
 	for {
@@ -133,14 +149,13 @@ func (c *Control) loop(ctx context.Context) {
 			case updated:
 				updates[e.source] = &e.update
 				if complete(updates) && c.state.Load() == nil {
+					first = time.Now()
 					timer.Reset(0) // nobody has anything yet: no reason to wait
 					continue
 				}
-				now := time.Now()
-				if first.IsZero() {
-					first = now
-				}
-				timer.Reset(min(debounceQuiet, debounceMax-now.Sub(first)))
+				changed()
+			case keysChanged:
+				changed()
 			case connected:
 				proxies[e.conn] = true
 				if s := c.state.Load(); s != nil {
@@ -150,11 +165,18 @@ func (c *Control) loop(ctx context.Context) {
 				delete(proxies, e.conn)
 			}
 		case <-timer.C:
-			first = time.Time{}
 			if !complete(updates) {
+				first = time.Time{}
 				continue
 			}
-			s := c.rebuild(updates)
+			set := c.merged(updates)
+			c.keys.Want(compile.KeySources(set))
+			if left := debounceMax - time.Since(first); left > 0 && c.keys.Pending() {
+				timer.Reset(left) // new keys come with the rule that needs them, if they come soon
+				continue
+			}
+			first = time.Time{}
+			s := c.rebuild(set, updates)
 			for conn := range proxies {
 				c.push(s, conn)
 			}
@@ -171,19 +193,26 @@ func complete(updates []*source.Update) bool {
 	return true
 }
 
-// rebuild makes the state of the newest updates and publishes it.
-func (c *Control) rebuild(updates []*source.Update) *State {
-	start := time.Now()
-	s := &State{At: start}
+// merged is what all sources say together.
+func (c *Control) merged(updates []*source.Update) *resource.Set {
 	sets := make([]*resource.Set, 0, len(updates))
 	for _, u := range updates {
 		sets = append(sets, u.Set)
-		s.Problems = append(s.Problems, u.Problems...)
 	}
-	s.Set = merge(sets)
+	return merge(sets)
+}
+
+// rebuild makes the state of the newest updates and publishes it.
+func (c *Control) rebuild(merged *resource.Set, updates []*source.Update) *State {
+	start := time.Now()
+	set := *merged
+	set.KeySets = c.keys.Sets()
 	if v := c.opts.CompatibilityVersion; v != "" {
-		set := *s.Set
-		set.CompatibilityVersion, s.Set = v, &set
+		set.CompatibilityVersion = v
+	}
+	s := &State{At: start, Set: &set}
+	for _, u := range updates {
+		s.Problems = append(s.Problems, u.Problems...)
 	}
 	s.Index = compile.Prepare(s.Set)
 	s.Problems = append(s.Problems, s.Index.Problems()...)

@@ -5,6 +5,7 @@ package explain
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ type Question struct {
 
 // Step is one decision on the way.
 type Step struct {
-	Step    string    `json:"step"`             // route, cluster, mtls, authorize
+	Step    string    `json:"step"`             // route, cluster, mtls, token, authorize
 	Outcome string    `json:"outcome"`          // in one line
 	Origin  ir.Origin `json:"origin,omitzero"`  // what decided
 	Missed  []Missed  `json:"missed,omitempty"` // what did not match before, nearest first
@@ -83,8 +84,9 @@ type question struct {
 	index *compile.Index
 	from  *resource.Workload
 	ask   Ask
-	sent  sent   // what leaves the caller's proxy
-	host  string // where the caller connects to
+	sent  sent         // what leaves the caller's proxy
+	token *authz.Token // that the last proxy verified
+	host  string       // where the caller connects to
 	port  uint16
 }
 
@@ -109,6 +111,9 @@ func (q *question) answer() (*Answer, error) {
 	}
 	q.host, q.port = host, port
 	q.sent = sent{host: host, path: q.Path, headers: fields(q.Headers)}
+	if !q.from.Gateway && port != 80 && strings.Contains(q.To, ":") {
+		q.sent.host = net.JoinHostPort(host, strconv.Itoa(int(port))) // as HTTP clients write it
+	}
 	if v, ok := q.sent.headers.Get("host"); ok {
 		q.sent.host = v
 	}
@@ -218,12 +223,16 @@ func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, por
 	if err != nil {
 		return nil, err
 	}
-	path, query, _ := strings.Cut(q.Path, "?")
+	path, query, _ := strings.Cut(q.sent.path, "?")
 	if normal, err := route.NormalizePath(h.PathNormalization, path); err == nil {
 		path = normal
 	}
 	authority := q.sent.host
-	vh, tried, taken := t.Trace(&route.Request{Method: q.Method, Scheme: "http", Host: authority, Path: path, Query: query, Headers: fields(q.Headers)})
+	request := &route.Request{Method: q.Method, Scheme: "http", Host: authority, Path: path, Query: query, Headers: q.sent.headers}
+	if q.token != nil {
+		request.Claims = q.token
+	}
+	vh, tried, taken := t.Trace(request)
 	var missed []Missed
 	for _, m := range tried {
 		if m.Missed != "" {

@@ -16,7 +16,8 @@ import (
 type endpoint struct {
 	workload *resource.Workload
 	address  netip.AddrPort
-	mtls     bool // the caller's proxy uses mutual TLS
+	mtls     bool   // the caller's proxy uses mutual TLS
+	sni      string // the server name that it then sends
 }
 
 // endpoints says which instances may be picked; all are alike to the policies
@@ -30,7 +31,7 @@ func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *e
 	}
 	if w, at := q.index.Instance(q.host, q.from.Namespace, q.port); c.Type == ir.OriginalDst && w != nil {
 		a.step("cluster", c.Name+": to the address that the caller connected to, an instance of "+q.host+", in plaintext", c.Origin)
-		return &endpoint{w, netip.AddrPortFrom(w.Address, at), false}
+		return &endpoint{workload: w, address: netip.AddrPortFrom(w.Address, at)}
 	}
 	if c.Type == ir.OriginalDst || c.Name == ir.BlackHoleCluster {
 		a.step("cluster", c.Name+": outside the mesh", c.Origin)
@@ -67,7 +68,13 @@ func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *e
 		a.Allowed = true
 		return nil
 	}
-	return &endpoint{target, addr, c.TLS != nil || c.AutoTLS != nil && pick.TLS}
+	e := &endpoint{workload: target, address: addr, mtls: c.TLS != nil || c.AutoTLS != nil && pick.TLS}
+	for _, tls := range []*ir.UpstreamTLS{c.TLS, c.AutoTLS} {
+		if e.mtls && tls != nil && e.sni == "" {
+			e.sni = tls.SNI
+		}
+	}
+	return e
 }
 
 func firstLB(p ir.LBPolicy) ir.LBPolicy {
@@ -145,6 +152,9 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 		return
 	}
 	in := &authz.Input{Principal: principal, SourceIP: source, RemoteIP: source, DestinationIP: local.Addr(), DestinationPort: local.Port()}
+	if to != nil {
+		in.SNI = to.sni
+	}
 	if c.HTTP != nil {
 		path, _, _ := strings.Cut(q.sent.path, "?")
 		normal, err := route.NormalizePath(c.HTTP.PathNormalization, path)
@@ -154,8 +164,15 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 			return
 		}
 		in.HTTP, in.Host, in.Method, in.Path, in.Headers = true, q.sent.host, q.Method, normal, q.sent.headers
+		if xff, ok := q.sent.headers.Get("x-forwarded-for"); ok && to != nil { // a gateway replaces what its caller says of itself
+			in.RemoteIP = authz.RemoteIP(source, xff, 0)
+		}
 	}
 	d, considered := engine.Trace(in, &asker{q, to, principal})
+	q.token = in.Token
+	if in.Token != nil {
+		a.step("token", "verified: "+firstText(in.Token.Principal(), "it has no issuer or no subject, and so no principal"), ir.Origin{})
+	}
 	var missed []Missed
 	matched := ir.Origin{}
 	name := ""
@@ -167,6 +184,10 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 		}
 	}
 	switch {
+	case d.Token != nil:
+		a.step("token", "refused: "+d.Token.Reason+because(d.Token.Hint), d.Origin)
+		a.end(d.Token.Status, "")
+		return
 	case d.Allow && len(considered) == 0:
 		a.step("authorize", "no policy applies: allowed", ir.Origin{})
 	case d.Allow:

@@ -11,17 +11,16 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
-	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
 // Options of a Client.
 type Options struct {
-	Name string // of the provider
+	Name      string // of the provider
+	Authority string // what the service is called in its own requests; "" is Name
 	// Dial reaches the authorizer; encryption is its affair.
 	Dial        func(context.Context) (net.Conn, error)
 	PackAsBytes bool
@@ -37,7 +36,11 @@ type Client struct {
 
 // New returns a client; it connects with the first check.
 func New(o Options) (*Client, error) {
-	conn, err := grpc.NewClient("passthrough:///"+o.Name,
+	authority := o.Authority
+	if authority == "" {
+		authority = o.Name
+	}
+	conn, err := grpc.NewClient("passthrough:///"+o.Name, grpc.WithAuthority(authority),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return o.Dial(ctx) }))
 	if err != nil {
@@ -98,42 +101,4 @@ func (c *Client) request(r *authz.External) *auth.CheckRequest {
 
 func socket(host string, port uint16) *core.Address {
 	return &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{Address: host, PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(port)}}}}
-}
-
-// verdict reads the answer.
-func verdict(r *auth.CheckResponse) authz.Verdict {
-	v := authz.Verdict{Allow: r.GetStatus().GetCode() == int32(codes.OK)}
-	if ok := r.GetOkResponse(); v.Allow && ok != nil {
-		v.Headers, v.ResponseHeaders, v.RemoveHeaders = headers(ok.Headers), headers(ok.ResponseHeadersToAdd), ok.HeadersToRemove
-	}
-	if d := r.GetDeniedResponse(); !v.Allow && d != nil {
-		v.Status, v.Body, v.Headers = int(d.GetStatus().GetCode()), d.Body, headers(d.Headers)
-	}
-	v.Detail = r.GetDynamicMetadata().GetFields()["decision_id"].GetStringValue()
-	return v
-}
-
-func headers(list []*core.HeaderValueOption) []ir.Header {
-	var out []ir.Header
-	for _, o := range list {
-		value := o.GetHeader().GetValue()
-		if raw := o.GetHeader().GetRawValue(); len(raw) > 0 {
-			value = string(raw)
-		}
-		name := strings.ToLower(o.GetHeader().GetKey())
-		if !clean(name) || !clean(value) || name == "" || name[0] == ':' {
-			continue // an authorizer must not be able to split our messages
-		}
-		out = append(out, ir.Header{Name: name, Value: value})
-	}
-	return out
-}
-
-func clean(s string) bool {
-	for i := 0; i < len(s); i++ {
-		if s[i] < 0x20 && s[i] != '\t' || s[i] == 0x7f {
-			return false
-		}
-	}
-	return true
 }

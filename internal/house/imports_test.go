@@ -20,7 +20,7 @@ const module = "github.com/tulle-mesh/tulle"
 // Words with a dot or slash-less library names are fences on dependencies:
 // only the rooms on their right may import them.
 const order = `
-NONE < ir, identity, telemetry, header, wire, console;
+NONE < ir, identity, telemetry, header, wire, console, jwks;
 wire < upstream, proxy;
 header < h1, h2;
 ir < resource;                                  # for Origin only: where the user wrote something
@@ -29,9 +29,11 @@ resource, ir < compile;
 ir < route, authz, nameserver;
 identity < ca, workloadapi;
 authz, ir < opa, extauthz;
+ir, authz, header, jwks < jwt;
+jwks < resource, compile, control;
 ir, telemetry, header, h1, h2 < upstream;
-route, authz, upstream, h1, h2, header, telemetry, ir < proxy;
-resource, compile, route, authz, ir < explain;
+route, authz, jwt, upstream, h1, h2, header, telemetry, ir < proxy;
+resource, compile, route, authz, jwt, header, ir < explain;
 ir < xds;
 telemetry < admin;
 NONE < capture;
@@ -40,10 +42,11 @@ capture < agent;
 resource, source, compile, explain, xds, admin, ir < control;
 xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, opa, upstream, nameserver, workloadapi < agent;
 control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, ir, identity, admin < up;
+proxy < up;                                     # for what its pages show: Edge and Denial
 up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
-resource, source, compile, explain, route, authz, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
+resource, source, compile, explain, route, authz, jwt, jwks, header, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
 source, compile, resource, xds, ca, up, agent, identity, ir < bench;
 resource, opa < examples;
 `
@@ -59,6 +62,7 @@ var fences = map[string][]string{
 	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
+	"github.com/go-jose/go-jose":             {"jwt", "jwks", "up", "meshtest", "examples"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"gopkg.in/yaml.v3":                       {"resource", "source", "compile", "opa"},
 }

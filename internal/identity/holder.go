@@ -216,6 +216,16 @@ type Root struct {
 	Fingerprint string    `json:"sha256"`
 }
 
+// Serial is the current certificate's serial number, hexadecimal; "" before the
+// first.
+func (h *Holder) Serial() string {
+	s := h.current.Load()
+	if s == nil {
+		return ""
+	}
+	return s.leaf.SerialNumber.Text(16)
+}
+
 // Info returns the current state; zero before the first certificate.
 func (h *Holder) Info() Info {
 	s := h.current.Load()

@@ -6,6 +6,7 @@ package ir
 type Filter struct {
 	RBAC     *RBAC     `json:"rbac,omitempty"`
 	ExtAuthz *ExtAuthz `json:"extAuthz,omitempty"`
+	JWT      *JWT      `json:"jwt,omitempty"`
 }
 
 // Action of an RBAC step.
@@ -51,7 +52,7 @@ type Expr struct {
 	Op    ExprOp  `json:"op"`
 	Args  []*Expr `json:"args,omitempty"`
 	Attr  Attr    `json:"attr,omitempty"`
-	Key   string  `json:"key,omitempty"` // header name (lower case), or claim path
+	Key   string  `json:"key,omitempty"` // header name (lower case), or claim path, "a][b"
 	Value Match   `json:"value,omitzero"`
 	CIDR  string  `json:"cidr,omitempty"` // AttrSourceIP, AttrRemoteIP, AttrDestinationIP
 	Port  uint16  `json:"port,omitempty"` // AttrDestinationPort
@@ -72,7 +73,6 @@ const (
 	AttrPath            Attr = "request.path"   // without query
 	AttrHeader          Attr = "request.header" // Key
 	AttrClaim           Attr = "request.auth.claims"
-	AttrRequestPrin     Attr = "request.auth.principal"
 	AttrAudience        Attr = "request.auth.audiences"
 	AttrPresenter       Attr = "request.auth.presenter"
 )
@@ -87,14 +87,33 @@ type ExtAuthz struct {
 	Broken string `json:"broken,omitempty"`
 
 	Cluster         string   `json:"cluster,omitempty"`
-	Timeout         Duration `json:"timeout,omitempty"` // default 600s (Istio's)
+	Authority       string   `json:"authority,omitempty"` // what the authorizer is called in requests to it
+	Timeout         Duration `json:"timeout,omitempty"`   // default 600s (Istio's)
 	FailOpen        bool     `json:"failOpen,omitempty"`
 	StatusOnError   int      `json:"statusOnError,omitempty"`   // default 403
 	MaxRequestBytes uint32   `json:"maxRequestBytes,omitempty"` // 0: body not sent
 	AllowPartial    bool     `json:"allowPartial,omitempty"`
 	PackAsBytes     bool     `json:"packAsBytes,omitempty"`
+	// ClearRouteCache: the route is chosen again after the authorizer has changed
+	// the request; otherwise the request as it came chooses.
+	ClearRouteCache bool `json:"clearRouteCache,omitempty"`
+	// HTTP: the authorizer speaks plain HTTP. nil: envoy.service.auth.v3 over gRPC.
+	HTTP *ExtAuthzHTTP `json:"http,omitempty"`
 	// Rego: decide in this process instead of asking Cluster.
 	Rego *Rego `json:"rego,omitempty"`
+}
+
+// ExtAuthzHTTP is how an HTTP authorizer is asked (Envoy's HttpService). Header
+// names are compared without case.
+type ExtAuthzHTTP struct {
+	PathPrefix     string   `json:"pathPrefix,omitempty"`     // before the request's path
+	RequestHeaders []Match  `json:"requestHeaders,omitempty"` // sent besides host, authorization and content-length
+	AddHeaders     []Header `json:"addHeaders,omitempty"`     // sent with every check
+	// Headers of the authorizer's answer: onto the request on allow, into the
+	// response on denial (none named: all) and on allow.
+	UpstreamOnAllow   []Match `json:"upstreamOnAllow,omitempty"`
+	DownstreamOnDeny  []Match `json:"downstreamOnDeny,omitempty"`
+	DownstreamOnAllow []Match `json:"downstreamOnAllow,omitempty"`
 }
 
 // Rego is policy text evaluated inside the proxy's own process.

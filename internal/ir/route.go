@@ -45,6 +45,7 @@ type RouteMatch struct {
 	Path    *Match        `json:"path,omitempty"`    // exact, prefix, regex; nil matches all
 	Headers []HeaderMatch `json:"headers,omitempty"` // also :method, :scheme, :authority
 	Query   []QueryMatch  `json:"query,omitempty"`
+	Claims  []ClaimMatch  `json:"claims,omitempty"` // of the request's verified token
 	// MatchOrigin is the line of the match[] block, for explain.
 	Origin Origin `json:"origin,omitzero"`
 }
@@ -56,6 +57,14 @@ type HeaderMatch struct {
 	Value               Match  `json:"value"`
 	Invert              bool   `json:"invert,omitempty"`
 	TreatMissingAsEmpty bool   `json:"treatMissingAsEmpty,omitempty"`
+}
+
+// ClaimMatch compares a claim of the request's verified token: a string, or a
+// list that has one. Without a token nothing matches unless Invert.
+type ClaimMatch struct {
+	Path   []string `json:"path"`
+	Value  Match    `json:"value"`
+	Invert bool     `json:"invert,omitempty"`
 }
 
 // QueryMatch compares a query parameter's first value.
@@ -183,8 +192,8 @@ type RetryPolicy struct {
 	// PreviousHosts: avoid hosts already tried, asking the balancer up to
 	// HostAttempts times for another one.
 	PreviousHosts bool `json:"previousHosts,omitempty"`
-	// PreviousPriorities: after two tries, also leave the priorities (localities)
-	// already tried.
+	// PreviousPriorities: each time two more tries have failed, also leave the
+	// priorities (localities) that were used.
 	PreviousPriorities bool     `json:"previousPriorities,omitempty"`
 	HostAttempts       int      `json:"hostAttempts,omitempty"`
 	Backoff            Duration `json:"backoff,omitempty"`    // base; default 25 ms

@@ -59,7 +59,7 @@ func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
 func (p *pod) workload() *resource.Workload {
 	s := p.spec
 	return &resource.Workload{Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, OwnerKind: s.OwnerKind, Labels: s.Labels, Annotations: s.Annotations,
-		ServiceAccount: s.ServiceAccount, Address: p.addr, Ports: s.Ports, Ready: p.ready.Load(), Sidecar: s.Sidecar, Gateway: s.Gateway, ClusterID: "Kubernetes"}
+		ServiceAccount: s.ServiceAccount, Address: p.addr, Ports: s.Ports, Ready: p.ready.Load(), Sidecar: s.Sidecar, Gateway: s.Gateway, ClusterID: "Kubernetes", Locality: resource.PodLocality(s.Labels)}
 }
 
 // start makes the pod's place and launches its processes, sidecar first.

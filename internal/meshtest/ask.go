@@ -28,7 +28,7 @@ func (r *runner) question(st *step, text string) (*asking, error) {
 	if m == nil {
 		return nil, fmt.Errorf("want \"from WHO METHOD URL [N times]\"")
 	}
-	q := &asking{who: m[1], times: 1, req: &request{method: m[2], url: m[3], header: http.Header{}}}
+	q := &asking{who: m[1], times: 1, req: &request{method: m[2], url: r.fill(m[3]), header: http.Header{}}}
 	if q.who == "outside" {
 		q.pod = r.world.outside
 	} else if pods := r.world.podsNamed(q.who); pods != nil {
@@ -52,7 +52,7 @@ func (r *runner) question(st *step, text string) (*asking, error) {
 			rest = append(rest, l)
 			continue
 		}
-		if err := q.req.with(what); err != nil {
+		if err := q.req.with(r.fill(what)); err != nil {
 			return nil, fmt.Errorf("line %d: %w", l.line, err)
 		}
 	}

@@ -31,7 +31,7 @@ func (r *runner) check(st *step, outs []outcome, mark marks, q *request) error {
 			continue
 		}
 		m := counted.FindStringSubmatch(l.text)
-		p, err := r.predicate(m[1], q)
+		p, err := r.predicate(r.fill(m[1]), q)
 		if err != nil {
 			return fmt.Errorf("line %d: %w", l.line, err)
 		}

@@ -61,7 +61,7 @@ func (w *world) instance(set *resource.Set, m *resource.Meta, name string, t *co
 	wl := &resource.Workload{
 		Name: name, Namespace: m.Namespace, Owner: m.Name, OwnerKind: m.Kind, Labels: t.Labels, Annotations: t.Annotations,
 		ServiceAccount: t.Spec.ServiceAccountName, Address: w.addresses[name], ClusterID: "Kubernetes",
-		Ready: !w.unready[name], Gateway: t.Annotations["inject.istio.io/templates"] == "gateway",
+		Ready: !w.unready[name], Locality: resource.PodLocality(t.Labels), Gateway: t.Annotations["inject.istio.io/templates"] == "gateway",
 	}
 	if wl.ServiceAccount == "" {
 		wl.ServiceAccount = "default"

@@ -16,6 +16,7 @@ type runner struct {
 	world   *world
 	notes   []note
 	started map[string]*running // requests in the background, by name
+	tokens  map[string]string   // by "$NAME"
 	ids     int
 	dirty   bool     // configuration was added that is not in force yet
 	foreign []string // files whose warnings are not the script's to note
@@ -54,7 +55,7 @@ func runFile(t *testing.T, path string, asked func(*runner, *step, string, *requ
 				if err != nil {
 					t.Fatal(err)
 				}
-				r := &runner{t: t, script: s, world: w, started: map[string]*running{}, asked: asked}
+				r := &runner{t: t, script: s, world: w, started: map[string]*running{}, tokens: map[string]string{}, asked: asked}
 				defer w.close()
 				defer r.abandon()
 				r.run()
@@ -99,7 +100,11 @@ func (r *runner) run() {
 func (r *runner) step(st *step) error {
 	word, rest, _ := strings.Cut(st.text, " ")
 	rest = strings.TrimSpace(rest)
-	if r.dirty && word != "use" && word != "config" {
+	synctest.Wait()
+	if r.world.keysChanged.Swap(false) {
+		r.dirty = r.dirty || len(r.world.pods) > 0
+	}
+	if r.dirty && word != "use" && word != "config" && word != "issuer" && word != "token" {
 		if err := r.reconcile(); err != nil {
 			return err
 		}
@@ -130,6 +135,10 @@ func (r *runner) step(st *step) error {
 			return r.network(name, what)
 		}
 		return r.behave(name, what)
+	case "issuer":
+		return r.issuer(rest)
+	case "token":
+		return r.token(st, rest)
 	case "release":
 		return r.release(rest)
 	case "credential":
@@ -154,6 +163,8 @@ func (r *runner) step(st *step) error {
 		return r.end(st, rest)
 	case "metric":
 		return r.metric(rest)
+	case "edge", "denial":
+		return r.evidence(word, rest)
 	}
 	return fmt.Errorf("%q is not a step", word)
 }

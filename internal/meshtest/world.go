@@ -10,6 +10,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -17,9 +18,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"testing/synctest"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/agent"
@@ -27,6 +31,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/compile"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/jwks"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
@@ -53,6 +58,11 @@ type world struct {
 	externals map[string]*pod // servers outside of the mesh, by name
 	protocol  protocol
 	log       *slog.Logger
+
+	issuersMu   sync.Mutex
+	issuers     map[string]*issuer // guarded by issuersMu; by name
+	keys        *jwks.Resolver
+	keysChanged atomic.Bool // and the configuration does not know yet
 }
 
 // pod is one instance: its namespace, its proxy if it has one, its application.
@@ -84,8 +94,9 @@ func newWorld(p protocol) (*world, error) {
 	w := &world{
 		public: public, externals: map[string]*pod{},
 		net: newNetwork(), authority: authority, signing: signs, pods: map[string]*pod{}, unready: map[string]bool{}, gone: map[string]bool{},
-		vips: map[string]netip.Addr{}, addresses: map[string]netip.Addr{}, protocol: p, log: slog.New(slog.DiscardHandler),
+		vips: map[string]netip.Addr{}, addresses: map[string]netip.Addr{}, protocol: p, log: slog.New(slog.DiscardHandler), issuers: map[string]*issuer{},
 	}
+	w.keys = jwks.NewResolver(jwks.Options{Client: &http.Client{Transport: w}, Changed: func() { w.keysChanged.Store(true) }, Log: w.log})
 	w.outside = &pod{Workload: &resource.Workload{Name: "outside", Namespace: "default"}, host: w.net.host("outside", netip.MustParseAddr("203.0.113.9"))}
 	w.outside.client = newClient(w, w.outside)
 	return w, nil
@@ -94,6 +105,7 @@ func newWorld(p protocol) (*world, error) {
 // close ends everything; afterwards no goroutine of the world is left.
 func (w *world) close() {
 	w.renewals.stop()
+	w.keys.Close()
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
 	w.outside.client.close()
@@ -119,11 +131,12 @@ func (w *world) close() {
 func (w *world) reconcile() ([]resource.Problem, error) {
 	var files []resource.File
 	for _, d := range w.docs {
-		files = append(files, resource.File{Name: d.file, Data: append([]byte(strings.Repeat("\n", d.line-1)), w.protocol.ports(d.text)...)})
+		files = append(files, resource.File{Name: d.file, Data: append([]byte(strings.Repeat("\n", d.line-1)), w.protocol.ports(w.fillKeys(d.text))...)})
 	}
 	set, problems := resource.Parse(files)
 	w.assign(set)
 	set.Workloads, set.Roots = w.workloads(set), w.authority.Roots()
+	w.fetchKeys(set)
 	w.set, w.index = set, compile.Prepare(set)
 	w.translate()
 	if err := w.startPods(); err != nil {
@@ -139,6 +152,15 @@ func (w *world) reconcile() ([]resource.Problem, error) {
 	}
 	w.stopPods()
 	return append(problems, w.index.Problems()...), nil
+}
+
+// fetchKeys gives new sources of keys the time of their first answer, as the
+// control plane does.
+func (w *world) fetchKeys(set *resource.Set) {
+	w.keys.Want(compile.KeySources(set))
+	synctest.Wait()
+	w.keysChanged.Store(false)
+	set.KeySets = w.keys.Sets()
 }
 
 // push compiles for one proxy and carries the snapshot over the wire format.
@@ -224,6 +246,7 @@ func (w *world) startProxy(p *pod) error {
 	w.renewals.start(w, p)
 	p.log = &accessLog{}
 	o := agent.ProxyOptions(p.holder)
+	o.DebugKey = sha256.Sum256([]byte(debugCredential))
 	o.Listen = func(_ context.Context, l *ir.Listener) (net.Listener, error) { return p.host.listen(l.Address) }
 	o.OriginalDst, o.Dial, o.Log = originalDst, p.host.dialProxy, w.log
 	o.OpenLog = func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(p.log), nil }

@@ -170,7 +170,11 @@ func interpret(result any) authz.Verdict {
 	v := authz.Verdict{Allow: allowed}
 	var err error
 	if v.Headers, err = headerList(o["headers"]); err == nil {
-		v.ResponseHeaders, err = headerList(o["response_headers_to_add"])
+		var list []ir.Header
+		list, err = headerList(o["response_headers_to_add"])
+		for _, h := range list {
+			v.ResponseHeaders = append(v.ResponseHeaders, authz.ResponseHeader{Header: h})
+		}
 	}
 	if err != nil {
 		return authz.Verdict{Err: err}

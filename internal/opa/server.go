@@ -141,7 +141,7 @@ func (s *extAuthz) Check(ctx context.Context, r *auth.CheckRequest) (*auth.Check
 		out.DynamicMetadata = &structpb.Struct{Fields: map[string]*structpb.Value{"decision_id": structpb.NewStringValue(v.Detail)}}
 	}
 	if v.Allow {
-		out.HttpResponse = &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{Headers: options(v.Headers), HeadersToRemove: v.RemoveHeaders, ResponseHeadersToAdd: options(v.ResponseHeaders)}}
+		out.HttpResponse = &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{Headers: options(v.Headers), HeadersToRemove: v.RemoveHeaders, ResponseHeadersToAdd: responseOptions(v.ResponseHeaders)}}
 		return out, nil
 	}
 	out.Status.Code = int32(codes.PermissionDenied)
@@ -153,6 +153,14 @@ func (s *extAuthz) Check(ctx context.Context, r *auth.CheckRequest) (*auth.Check
 }
 
 func options(list []ir.Header) []*core.HeaderValueOption {
+	var out []*core.HeaderValueOption
+	for _, h := range list {
+		out = append(out, &core.HeaderValueOption{Header: &core.HeaderValue{Key: h.Name, Value: h.Value}})
+	}
+	return out
+}
+
+func responseOptions(list []authz.ResponseHeader) []*core.HeaderValueOption {
 	var out []*core.HeaderValueOption
 	for _, h := range list {
 		out = append(out, &core.HeaderValueOption{Header: &core.HeaderValue{Key: h.Name, Value: h.Value}})

@@ -44,6 +44,7 @@ type downstream struct {
 	peerNamespace         string
 	xfcc                  string // the peer's certificate as x-forwarded-client-cert describes it
 	tlsVersion, tlsCipher string
+	edge                  *Edge // what the connection proved; the proxy's
 
 	fd   syscall.RawConn
 	gone bool // scratch of closedByPeer
@@ -100,6 +101,7 @@ func (d *downstream) serve() (idle *resting) {
 			return nil
 		}
 	}
+	d.noteEdge()
 	if d.chain.HTTP != nil {
 		return d.serveHTTP()
 	}

@@ -31,10 +31,12 @@ type exchange struct {
 	http2    bool // the caller speaks it
 	grpc     bool
 
-	authz authz.Input
-	match route.Request
-	route *route.Route
-	wc    *ir.WeightedCluster
+	authz  authz.Input
+	match  route.Request
+	route  *route.Route
+	miss   route.Miss // why route is nil
+	looked bool       // for a route
+	wc     *ir.WeightedCluster
 
 	cluster *upstream.Cluster
 	host    *upstream.Host
@@ -51,6 +53,7 @@ type exchange struct {
 	timeouts timeouts
 
 	allowedOrigin string // by the route's CORS policy
+	debug         string // the credential that came with debugHeader, right or wrong
 	copies        []*mirror
 	tries         []telemetry.Try // those before the current one
 
@@ -63,6 +66,8 @@ type exchange struct {
 	// upKeepsAlive: the upstream lets its connection live after its response.
 	upKeepsAlive bool
 	extra        []ir.Header
+	refusal      []ir.Header            // of an authorizer that said no
+	allowed      []authz.ResponseHeader // of authorizers that said yes
 	rec          telemetry.Record
 	target       []byte // a rewritten path with its query
 	pump         *pump
@@ -74,7 +79,7 @@ type exchange struct {
 // reset forgets the last exchange and keeps its memory.
 func (x *exchange) reset() {
 	*x = exchange{d: x.d, c: x.c, req: x.req, res: x.res, tried: x.tried[:0], tries: x.tries[:0], copies: x.copies[:0], bodyBuf: x.bodyBuf, target: x.target[:0],
-		extra: x.extra[:0], series: x.series, seriesKey: x.seriesKey}
+		extra: x.extra[:0], allowed: x.allowed[:0], series: x.series, seriesKey: x.seriesKey}
 }
 
 // begin is the moment the request's head is there.
@@ -149,18 +154,17 @@ func (x *exchange) upgradeAllowed() bool {
 	return false
 }
 
-// authorize runs the chain's policies: CUSTOM, DENY, ALLOW.
+// authorize runs the chain's policies: CUSTOM, JWT, DENY, ALLOW.
 func (x *exchange) authorize() bool {
 	if len(x.chain.Filters) == 0 {
 		return true
 	}
 	x.authz = x.input()
 	decision := x.chain.authz.Check(&x.authz, x)
-	if decision.Allow {
-		return x.applyVerdict(decision.External)
+	if !decision.Allow {
+		x.deny(&decision)
 	}
-	x.deny(&decision)
-	return false
+	return decision.Allow
 }
 
 // input is the request as policies see it.
@@ -179,23 +183,34 @@ func (x *exchange) chooseRoute() bool {
 		x.reply(&noRouteTable)
 		return false
 	}
-	query := x.query
-	if query != "" {
-		query = query[1:]
+	if !x.looked || x.authz.Token != nil { // a verified token clears the route cache (Istio's jwt_authn)
+		x.lookUpRoute()
 	}
-	x.match = route.Request{Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path, Query: query, Headers: &x.req.Fields}
-	r, miss := x.chain.routes.Match(&x.match)
-	if r == nil {
-		if miss == route.NoVirtualHost {
+	if x.route == nil {
+		if x.miss == route.NoVirtualHost {
 			x.reply(&noVirtualHost)
 		} else {
 			x.reply(&noRoute)
 		}
 		return false
 	}
-	x.route = r
-	x.rec.Route = r.Name
+	x.rec.Route = x.route.Name
 	return true
+}
+
+// lookUpRoute matches the request as it is now. An authorizer's changes come
+// after it, unless its provider says clearRouteCache.
+func (x *exchange) lookUpRoute() {
+	query := x.query
+	if query != "" {
+		query = query[1:]
+	}
+	x.match = route.Request{Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path, Query: query, Headers: &x.req.Fields}
+	if x.authz.Token != nil {
+		x.match.Claims = x.authz.Token
+	}
+	x.route, x.miss = x.chain.routes.Match(&x.match)
+	x.looked = true
 }
 
 // finished reports whether the next request may be read from the connection.

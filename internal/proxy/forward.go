@@ -131,11 +131,15 @@ func (x *exchange) upstreamHost(f *ir.Forward) string {
 // try makes one attempt. On success the response's head is in x.res and x.up
 // is positioned at its body.
 func (x *exchange) try(f *ir.Forward) *failure {
-	avoid, draws := x.tried, 0
-	if f.Retry != nil && f.Retry.PreviousHosts && len(avoid) > 0 {
+	draws := 0 // without PreviousHosts, the first draw counts
+	if f.Retry != nil && f.Retry.PreviousHosts && len(x.tried) > 0 {
 		draws = max(f.Retry.HostAttempts, previousHostTry)
 	}
-	x.host = x.cluster.PickBy(x.hash(f), x.d.target(), avoid, draws)
+	if f.Retry != nil && f.Retry.PreviousPriorities && len(x.tried) > 0 {
+		x.host = x.cluster.PickBeyond(x.hash(f), x.d.target(), x.tried, draws)
+	} else {
+		x.host = x.cluster.PickBy(x.hash(f), x.d.target(), x.tried, draws)
+	}
 	if x.host == nil {
 		return &failure{&noHealthy, failFinal}
 	}

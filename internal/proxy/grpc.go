@@ -49,9 +49,7 @@ func (x *exchange) answerGRPC(code int, message string) error {
 	if message != "" {
 		res.Fields.Add("grpc-message", escapeGRPC(message))
 	}
-	for _, f := range x.extra {
-		res.Fields.Add(f.Name, f.Value)
-	}
+	x.addExtra(&res.Fields)
 	if x.route != nil && x.route.Forward == nil {
 		x.apply(&res.Fields, &x.route.Response)
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/header"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
@@ -25,6 +26,11 @@ func (x *exchange) stampHeaders() {
 			}
 		}
 		h.Del(peerHeader)
+	}
+	if x.d.p.debugs {
+		if x.debug = h.First(debugHeader); x.debug != "" {
+			h.Del(debugHeader)
+		}
 	}
 	if x.chain.HTTP.UseRemoteAddress {
 		x.stampEdge()
@@ -90,18 +96,9 @@ func (x *exchange) remoteIP() netip.Addr {
 	if !ok {
 		return peer
 	}
-	parts := strings.Split(xff, ",")
 	// At a gateway the peer itself was appended last and each trusted hop takes
-	// one more step back; a sidecar believes the last entry, the gateway's word.
-	at := len(parts) - 1 - x.chain.HTTP.TrustedHops
-	if at < 0 {
-		return peer
-	}
-	addr, err := netip.ParseAddr(strings.TrimSpace(parts[at]))
-	if err != nil {
-		return peer
-	}
-	return addr.Unmap()
+	// one more step back.
+	return authz.RemoteIP(peer, xff, x.chain.HTTP.TrustedHops)
 }
 
 // newID makes a random UUID (version 4) in the exchange's own memory.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/jwt"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/upstream"
 )
@@ -55,9 +56,15 @@ type Options struct {
 	// FreeMemory, if set, is called once in a while after much has become free
 	// (debug.FreeOSMemory).
 	FreeMemory func()
-	Metrics    *telemetry.Metrics
-	OpenLog    func(path string) (*telemetry.Logger, error) // default telemetry.OpenLogger
-	Log        *slog.Logger
+	// Serial is that of the workload's certificate now in use, hexadecimal, for
+	// Edges; nil: not known.
+	Serial func() string
+	// DebugKey is the SHA-256 of the credential with which a caller may ask for
+	// decision ids (header x-tulle-debug); zero: nobody may.
+	DebugKey [32]byte
+	Metrics  *telemetry.Metrics
+	OpenLog  func(path string) (*telemetry.Logger, error) // default telemetry.OpenLogger
+	Log      *slog.Logger
 }
 
 // Proxy is one data plane. Apply, Drain and the accessors may be called from
@@ -72,10 +79,11 @@ type Proxy struct {
 	// request. nil until the first Apply.
 	runtime atomic.Pointer[runtime]
 
-	applyMu   sync.Mutex // serializes Apply; guards sockets, logs and providers
+	applyMu   sync.Mutex // serializes Apply; guards sockets, logs, providers and verifiers
 	sockets   map[netip.AddrPort]*socket
 	logs      map[string]*telemetry.Logger
 	providers map[string]authz.Provider
+	verifiers map[string]*jwt.Verifier
 	replaced  int // objects that metrics were indexed by, since the last Forget; guarded by applyMu
 
 	conns    connections
@@ -84,6 +92,9 @@ type Proxy struct {
 	trim     trimmer
 	overload overload
 	mirrors  mirrors
+	edges    edges
+	denials  denials
+	debugs   bool // there is a debug credential
 
 	routeCounters routeCounters
 }
@@ -111,11 +122,11 @@ func New(opts Options) *Proxy {
 	if opts.RestAfter == 0 {
 		opts.RestAfter = restAfter
 	}
-	p := &Proxy{
+	p := &Proxy{debugs: opts.DebugKey != [32]byte{},
 		opts: opts, trim: trimmer{free: opts.FreeMemory}, log: opts.Log, metrics: opts.Metrics,
 		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark, Dial: opts.Dial}),
 		sockets:  map[netip.AddrPort]*socket{},
-		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{},
+		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{}, verifiers: map[string]*jwt.Verifier{},
 	}
 	p.overload.watch(opts.MemoryLimit)
 	return p

@@ -45,9 +45,7 @@ func (x *exchange) prepareResponse() {
 	if x.allowedOrigin != "" {
 		x.decorate(h)
 	}
-	for _, f := range x.extra {
-		h.Add(f.Name, f.Value)
-	}
+	x.addExtra(h)
 	if x.chain.outbound {
 		h.Set("x-envoy-upstream-service-time", itoa(int(x.rec.UpstreamTime.Milliseconds())))
 	}

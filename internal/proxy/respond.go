@@ -108,9 +108,7 @@ func (x *exchange) answerHTTP(status int, body string) error {
 	if body != "" {
 		res.Fields.Add("content-type", "text/plain")
 	}
-	for _, f := range x.extra {
-		res.Fields.Add(f.Name, f.Value)
-	}
+	x.addExtra(&res.Fields)
 	if x.route != nil && x.route.Forward == nil {
 		x.apply(&res.Fields, &x.route.Response)
 	}
@@ -166,16 +164,22 @@ func (x *exchange) refuseProtocol(e *h1.Error) {
 
 // deny answers what authorization refused.
 func (x *exchange) deny(d *authz.Decision) {
+	x.denied(d)
+	if d.Token != nil {
+		x.denyToken(d.Token)
+		return
+	}
 	if v := d.External; v != nil {
-		x.rec.Flags |= telemetry.ExternalDenied
-		x.rec.Details = "ext_authz_denied"
+		x.rec.Details = d.Details()
+		if v.Local == "" {
+			x.rec.Flags |= telemetry.ExternalDenied
+		}
 		status := v.Status
 		if v.Err != nil {
-			x.rec.Details = "ext_authz_error"
 			x.d.p.log.Warn("external authorization failed", "provider", d.Provider, "policy", d.Policy, "err", v.Err)
 		} else {
-			x.extra = append(x.extra, v.Headers...)
 		}
+		x.refusal = v.Headers
 		if status == 0 {
 			status = 403
 		}

@@ -34,6 +34,7 @@ func (p *Proxy) serve(d *downstream, rested *resting) {
 		go p.serve(d, idle)
 		return
 	}
+	p.edges.close(d.edge)
 	p.conns.remove(d)
 }
 

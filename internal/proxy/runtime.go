@@ -13,6 +13,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/jwt"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/upstream"
@@ -37,7 +38,7 @@ type runtime struct {
 	routeStats map[*ir.Route]*routeStats    // of those with a statPrefix
 	clusters   map[string]*upstream.Cluster
 	prepared   *upstream.Prepared
-	used       map[string]bool // providers, by key
+	used       map[string]bool // providers and verifiers, by key
 	prev       *runtime        // what may be reused; only while this one is built
 }
 
@@ -57,7 +58,8 @@ type chain struct {
 	tls      *tls.Config
 	authz    *authz.Engine
 	asks     map[*ir.ExtAuthz]authz.Provider
-	uses     []string     // keys of the providers in asks
+	tokens   map[*ir.JWT]*jwt.Filter
+	uses     []string     // keys of what is shared: the providers in asks, the verifiers in tokens
 	routes   *route.Table // nil: the table has not arrived, everything answers NR
 	upgrades []string
 	log      *telemetry.Logger
@@ -134,6 +136,9 @@ func (p *Proxy) buildChain(rt *runtime, l *listener, fc *ir.FilterChain) (*chain
 	if err := p.bindProviders(rt, c); err != nil {
 		return nil, err
 	}
+	if err := p.bindVerifiers(c); err != nil {
+		return nil, err
+	}
 	logTo := (*ir.AccessLog)(nil)
 	if fc.HTTP != nil {
 		c.routes, logTo, c.upgrades = rt.tables[fc.HTTP.RouteTable], fc.HTTP.AccessLog, fc.HTTP.Upgrades
@@ -180,15 +185,14 @@ func (p *Proxy) bindProviders(rt *runtime, c *chain) error {
 		if e == nil || e.Broken != "" {
 			continue
 		}
-		if p.opts.Authorizer == nil {
+		if p.opts.Authorizer == nil && e.HTTP == nil {
 			return fmt.Errorf("provider %s: this proxy has no external authorizers", e.Provider)
 		}
 		bare := *e
 		bare.Policies = nil // a client is shared by all policies that use it alike
 		key := ir.Hash(bare)
 		if p.providers[key] == nil {
-			cluster := e.Cluster
-			made, err := p.opts.Authorizer(e, func(ctx context.Context) (net.Conn, error) { return p.dialCluster(ctx, cluster) })
+			made, err := p.authorizer(e)
 			if err != nil {
 				return fmt.Errorf("provider %s: %w", e.Provider, err)
 			}
@@ -203,7 +207,15 @@ func (p *Proxy) bindProviders(rt *runtime, c *chain) error {
 	return nil
 }
 
-// dropProviders closes the clients that next does not use; nil drops all.
+func (p *Proxy) authorizer(e *ir.ExtAuthz) (authz.Provider, error) {
+	if e.HTTP != nil {
+		return &httpAuthorizer{p: p, config: e}, nil
+	}
+	return p.opts.Authorizer(e, func(ctx context.Context) (net.Conn, error) { return p.dialCluster(ctx, e.Cluster) })
+}
+
+// dropProviders closes the clients, and forgets the verifiers, that next does
+// not use; nil drops all.
 func (p *Proxy) dropProviders(next *runtime) {
 	for key, provider := range p.providers {
 		if next != nil && next.used[key] {
@@ -213,6 +225,11 @@ func (p *Proxy) dropProviders(next *runtime) {
 			c.Close()
 		}
 		delete(p.providers, key)
+	}
+	for key := range p.verifiers {
+		if next == nil || !next.used[key] {
+			delete(p.verifiers, key)
+		}
 	}
 }
 

@@ -112,6 +112,9 @@ func (x *exchange) sendHead(end bool) error {
 		if x.up.First() && x.up.Secure() {
 			h.Fields.Add(peerHeader, x.rt.metadata)
 		}
+		if x.debug != "" && x.up.Secure() && x.cluster.Config().AutoTLS != nil {
+			h.Fields.Add(debugHeader, x.debug)
+		}
 	}
 	x.req.Fields.Fields = h.Fields.Fields[:len(x.req.Fields.Fields)] // keeps memory that grew
 	return x.up.WriteHead(h, end)

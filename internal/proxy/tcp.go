@@ -77,6 +77,7 @@ func (s *tcpSession) authorize() bool {
 	if d.External != nil {
 		s.rec.Flags |= telemetry.ExternalDenied
 	}
+	s.denied(&d)
 	s.rec.Details = d.Details()
 	s.rec.Termination = d.Details()
 	return false

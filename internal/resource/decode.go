@@ -72,7 +72,7 @@ func (o *object) decode() {
 	case "security.istio.io/AuthorizationPolicy":
 		istio(o, &s.AuthorizationPolicies, &security.AuthorizationPolicy{}, validateAuthorizationPolicy)
 	case "security.istio.io/RequestAuthentication":
-		istio(o, &s.RequestAuths, &security.RequestAuthentication{}, nil)
+		istio(o, &s.RequestAuths, &security.RequestAuthentication{}, validateRequestAuthentication)
 	case "/Namespace":
 		kubernetes(o, &s.Namespaces, &corev1.Namespace{})
 	case "/Service":

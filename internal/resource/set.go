@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/jwks"
 )
 
 // Meta is what every object has.
@@ -116,6 +117,10 @@ type Set struct {
 	// Roots is the authority's trust bundle, PEM, the root that signs first;
 	// empty: proxies trust what comes with their certificates.
 	Roots []byte
+
+	// KeySets are the keys of token issuers that the control plane has fetched,
+	// by where they are published.
+	KeySets map[jwks.Source]jwks.Set
 
 	// Workloads are the running instances (pods, or processes on one machine).
 	Workloads []*Workload

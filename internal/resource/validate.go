@@ -82,6 +82,7 @@ func validateVirtualService(o *object, vs *networking.VirtualService) {
 		o.httpRoute(at("spec.http", i), r)
 	}
 	o.delegation(vs)
+	o.claimsNeedGateway(vs)
 	for i, r := range vs.Tcp {
 		o.tcpRoute(at("spec.tcp", i), r)
 	}
@@ -155,6 +156,10 @@ func (o *object) httpMatch(path string, m *networking.HTTPMatchRequest) {
 }
 
 func (o *object) headerName(path, name string) {
+	if strings.HasPrefix(name, "@") {
+		o.claimName(path, name)
+		return
+	}
 	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~@[]") != "" {
 		o.fail(path, fmt.Sprintf("%q is not a header name", name))
 	}

@@ -97,6 +97,9 @@ func (o *object) source(path string, s *security.Source, custom bool) {
 	if n == 0 {
 		o.fail(path, "a source needs at least one field", "leave from out to mean anyone")
 	}
+	for name, values := range map[string][]string{"serviceAccounts": s.ServiceAccounts, "notServiceAccounts": s.NotServiceAccounts} {
+		o.serviceAccounts(path+"."+name, values)
+	}
 	if len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0 && len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces) > 0 {
 		o.fail(path+".serviceAccounts", "cannot be combined with principals or namespaces")
 	}
@@ -105,6 +108,22 @@ func (o *object) source(path string, s *security.Source, custom bool) {
 			if len(lists[name]) > 0 {
 				o.fail(path+"."+name, "CUSTOM policies may not match on identities", "Istio checks them after the external authorizer; use a DENY or ALLOW policy")
 			}
+		}
+	}
+}
+
+// serviceAccounts are NAME or NAMESPACE/NAME, at most 16 of 320 bytes, as the
+// API says.
+func (o *object) serviceAccounts(path string, values []string) {
+	if len(values) > 16 {
+		o.fail(path, "at most 16 service accounts can be listed", "use namespaces, or several sources")
+	}
+	for i, v := range values {
+		switch {
+		case strings.Contains(v, "*"):
+			o.fail(at(path, i), fmt.Sprintf("%q: service accounts have no wildcards", v), "use principals")
+		case strings.Count(v, "/") > 1 || strings.HasPrefix(v, "/") || strings.HasSuffix(v, "/") || len(v) > 320:
+			o.fail(at(path, i), fmt.Sprintf("%q is not a service account", v), "write NAME or NAMESPACE/NAME")
 		}
 	}
 }
@@ -127,7 +146,7 @@ func (o *object) valueLists(path string, lists map[string][]string) (n int) {
 			switch {
 			case v == "":
 				o.fail(at(path+"."+name, i), "a value may not be empty")
-			case strings.Contains(strings.Trim(v, "*"), "*") && !strings.Contains(v, "{*"):
+			case strings.Contains(strings.Trim(v, "*"), "*") && !strings.Contains(v, "{*") && !strings.HasSuffix(strings.ToLower(name), "namespaces"):
 				o.warn(at(path+"."+name, i), "a * inside a value is an ordinary character", "only a leading or a trailing * is a wildcard")
 			}
 		}
@@ -150,11 +169,32 @@ func (o *object) operation(path string, op *security.Operation) {
 	}
 	for name, values := range map[string][]string{"paths": op.Paths, "notPaths": op.NotPaths} {
 		for i, v := range values {
-			if strings.ContainsAny(v, "{}") && strings.Contains(strings.NewReplacer("{*}", "", "{**}", "").Replace(v), "{") {
-				o.fail(at(path+"."+name, i), fmt.Sprintf("%q: only {*} and {**} are path templates", v))
+			if why := badTemplate(v); why != "" {
+				o.fail(at(path+"."+name, i), fmt.Sprintf("path template %q: %s", v, why))
 			}
 		}
 	}
+}
+
+// badTemplate says what Istio refuses in a path that has operators; "" for
+// nothing. An operator is a segment of its own, and {**} is the last one.
+func badTemplate(v string) string {
+	template := strings.Contains(v, "{*}") || strings.Contains(v, "{**}")
+	rest := false // {**} was there
+	for _, segment := range strings.Split(v, "/") {
+		switch {
+		case segment == "{*}" || segment == "{**}":
+			if rest {
+				return "no operator may follow {**}"
+			}
+			rest = segment == "{**}"
+		case strings.ContainsAny(segment, "{}"):
+			return "segment " + strconv.Quote(segment) + " is neither {*} nor {**}"
+		case template && strings.Contains(segment, "*"):
+			return "a * beside {*} and {**} has no meaning"
+		}
+	}
+	return ""
 }
 
 func (o *object) condition(path string, c *security.Condition, custom bool) {

@@ -23,6 +23,7 @@ type Request struct {
 	Path           string // normalized, without query
 	Query          string // without "?"
 	Headers        Headers
+	Claims         Claims // nil: no verified token
 }
 
 // Miss says why nothing matched.
@@ -60,6 +61,7 @@ type Route struct {
 	path        *text
 	headers     []headerMatch
 	query       []queryMatch
+	claims      []claimMatch
 	weights     uint64
 	origins     []text // CORS
 	rewrite     *regexp.Regexp
@@ -169,6 +171,9 @@ func compileRoute(v *ir.VirtualHost, r *ir.Route) (*Route, error) {
 			return nil, fmt.Errorf("query parameter %s: %w", q.Name, err)
 		}
 		c.query = append(c.query, queryMatch{q.Name, m})
+	}
+	if err := c.compileClaims(r.Match.Claims); err != nil {
+		return nil, err
 	}
 	if r.CORS != nil {
 		for _, o := range r.CORS.Origins {
@@ -283,12 +288,12 @@ func (c *Route) matches(r *Request) (reason, bool) {
 			return reason{"query", q.name, &q.text, v, ok}, false
 		}
 	}
-	return reason{}, true
+	return c.claimsMatch(r)
 }
 
 type reason struct {
-	what    string // path, header, query
-	name    string // of the header or parameter
+	what    string // path, header, query, claim
+	name    string // of the header, parameter or claim
 	want    *text
 	got     string
 	present bool

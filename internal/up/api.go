@@ -69,6 +69,8 @@ func (r *room) handler() http.Handler {
 	mux.HandleFunc("GET /v1/logs/{workload}", r.logs)
 	mux.HandleFunc("GET /v1/sidecars/{workload}/{page...}", r.sidecarPage)
 	mux.HandleFunc("GET /v1/mtls", r.mtls)
+	mux.HandleFunc("GET /v1/edges", r.edges)
+	mux.HandleFunc("GET /v1/denials", r.denials)
 	mux.HandleFunc("GET /v1/ca", func(w http.ResponseWriter, _ *http.Request) { admin.WriteJSON(w, http.StatusOK, r.authority.Status()) })
 	mux.HandleFunc("POST /v1/ca/rotate", r.rotateNow)
 	return mux
@@ -110,9 +112,7 @@ func (r *room) sidecarPage(w http.ResponseWriter, req *http.Request) {
 			p.SetURL(&url.URL{Scheme: "http", Host: "localhost"})
 			p.Out.URL.Path = "/" + req.PathValue("page")
 		},
-		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return r.machine.DialLocal(ctx, workload, 15000)
-		}},
+		Transport: r.sidecarTransport(workload),
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 		},

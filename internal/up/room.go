@@ -53,6 +53,7 @@ type room struct {
 	tokens    *ca.Tokens
 	source    *roomSource
 	printer   printer
+	debugKey  string // hash of the debug credential, hexadecimal
 }
 
 // Room runs the mesh inside its namespaces until a signal ends it, and returns
@@ -87,6 +88,9 @@ func runRoom(s *spec, files []*os.File) error {
 		return err
 	}
 	if err := r.writeRoots(); err != nil {
+		return err
+	}
+	if r.debugKey, err = newDebugCredential(s.Dir); err != nil {
 		return err
 	}
 	root := filepath.Join(s.Dir, rootFile)
@@ -244,15 +248,17 @@ const askTime = 5 * time.Second
 // ask puts a request that explain imagines to an external authorizer of the
 // room, past its sidecar.
 func (r *room) ask(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict {
-	client, err := extauthz.New(extauthz.Options{Name: f.Provider, PackAsBytes: f.PackAsBytes, Dial: func(ctx context.Context) (net.Conn, error) {
-		return r.machine.DialLocal(ctx, workload, int(port))
-	}})
+	dial := func(ctx context.Context) (net.Conn, error) { return r.machine.DialLocal(ctx, workload, int(port)) }
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	if f.HTTP != nil {
+		return extauthz.AskHTTP(ctx, f, dial, e)
+	}
+	client, err := extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, PackAsBytes: f.PackAsBytes, Dial: dial})
 	if err != nil {
 		return authz.Verdict{Err: err}
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), askTime)
-	defer cancel()
 	return client.Check(ctx, e)
 }
 
@@ -264,7 +270,7 @@ func (r *room) sidecar(w *resource.Workload) (argv, env []string, token string) 
 	if w.Gateway {
 		node.Type = ir.Router
 	}
-	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots())}
+	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots()), DebugKey: r.debugKey}
 	argv, env = s.Command(r.spec.Self)
 	if ttl := os.Getenv(agent.TTLEnv); ttl != "" { // of the user who called tulle up; sidecars get nothing else of it
 		env = append(env, agent.TTLEnv+"="+ttl)

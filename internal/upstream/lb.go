@@ -37,8 +37,13 @@ func (c *Cluster) PickBy(key Hash, original netip.AddrPort, avoid []*Host, tries
 		set = c.hosts.Load()
 		h = set.draw(key, 0)
 	}
+	return set.again(h, key, avoid, tries)
+}
+
+// again draws up to tries more times while h, the first draw, is in avoid.
+func (s *hostSet) again(h *Host, key Hash, avoid []*Host, tries int) *Host {
 	for attempt := uint64(1); h != nil && attempt <= uint64(max(tries, 0)) && contains(avoid, h); attempt++ {
-		h = set.draw(key, attempt)
+		h = s.draw(key, attempt)
 	}
 	return h
 }
@@ -59,6 +64,8 @@ type hostSet struct {
 	groups []*group // one in the usual case: the healthy hosts of the first priority
 	upTo   []uint64 // cumulative shares of the groups; nil for one group
 	panics bool     // too few hosts are healthy: unhealthy ones take requests too
+
+	beyond map[uint64]*hostSet // for retries, without some priorities; guarded by the cluster's mu
 }
 
 // group is a set of hosts that one draw chooses from. Immutable but for its

@@ -23,13 +23,22 @@ type level struct {
 // c.mu is held.
 func (c *Cluster) rebuildLocked(all []*Host) {
 	conf := c.conf.Load()
-	set := &hostSet{all: all, lb: conf.LB}
 	levels := levelsOf(all)
-	threshold := uint64(0)
-	if conf.Outlier != nil {
-		threshold = uint64(conf.Outlier.MinHealthPercent)
+	spread(levels, conf.panicThreshold())
+	c.hosts.Store(c.newSet(conf, all, levels))
+}
+
+// panicThreshold is the percentage of usable hosts below which the others serve too.
+func (conf *config) panicThreshold() uint64 {
+	if conf.Outlier == nil {
+		return 0
 	}
-	spread(levels, threshold)
+	return uint64(conf.Outlier.MinHealthPercent)
+}
+
+// newSet prepares drawing from levels whose load is known.
+func (c *Cluster) newSet(conf *config, all []*Host, levels []*level) *hostSet {
+	set := &hostSet{all: all, lb: conf.LB}
 	for _, l := range levels {
 		if l.load == 0 {
 			continue
@@ -44,7 +53,7 @@ func (c *Cluster) rebuildLocked(all []*Host) {
 	if len(set.groups) < 2 {
 		set.upTo = nil
 	}
-	c.hosts.Store(set)
+	return set
 }
 
 func plainWeight(h *Host) float64 { return float64(h.weight()) }

@@ -7,12 +7,10 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacpb "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	extpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	netext "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/ext_authz/v3"
 	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	typepb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -24,34 +22,25 @@ type named struct {
 	config proto.Message
 }
 
-// shadowPrefix is where Istio's shadow rules leave their verdict for ext_authz.
-const shadowPrefix = "istio_ext_authz_"
-
 // httpFilters encodes authorization steps as Istio gives them to Envoy: RBAC
 // filters, and for CUSTOM a shadow RBAC whose verdict switches ext_authz on.
 func httpFilters(filters []ir.Filter) []named {
 	var out []named
 	for _, f := range filters {
 		switch {
+		case f.JWT != nil:
+			out = append(out, named{"envoy.filters.http.jwt_authn", encodeJWT(f.JWT)})
 		case f.RBAC != nil && f.RBAC.DryRun:
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_" + strings.ToLower(string(f.RBAC.Action)) + "_"}})
 		case f.RBAC != nil:
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{Rules: rules(f.RBAC.Action, f.RBAC.Policies)}})
 		case f.ExtAuthz.Broken != "":
-			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{Rules: rules(ir.Deny, f.ExtAuthz.Policies)}})
+			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{Rules: rules(ir.Deny, brokenNames(f.ExtAuthz))}})
 		default:
 			e := f.ExtAuthz
-			ext := &extpb.ExtAuthz{Services: &extpb.ExtAuthz_GrpcService{GrpcService: grpcService(e)}, TransportApiVersion: core.ApiVersion_V3,
-				FailureModeAllow: e.FailOpen, FilterEnabledMetadata: enabledBy(e)}
-			if e.StatusOnError != 0 {
-				ext.StatusOnError = &typepb.HttpStatus{Code: typepb.StatusCode(e.StatusOnError)}
-			}
-			if e.MaxRequestBytes > 0 {
-				ext.WithRequestBody = &extpb.BufferSettings{MaxRequestBytes: e.MaxRequestBytes, AllowPartialMessage: e.AllowPartial, PackAsBytes: e.PackAsBytes}
-			}
 			out = append(out,
 				named{"envoy.filters.http.rbac", &httprbac.RBAC{ShadowRules: rules(ir.Deny, shadowNames(e)), ShadowRulesStatPrefix: shadowPrefix}},
-				named{"envoy.filters.http.ext_authz", ext})
+				named{"envoy.filters.http.ext_authz", extAuthz(e)})
 		}
 	}
 	return out
@@ -62,44 +51,21 @@ func networkFilters(filters []ir.Filter) []named {
 	var out []named
 	for _, f := range filters {
 		switch {
+		case f.JWT != nil: // of requests only: compile makes none for a connection
 		case f.RBAC != nil && f.RBAC.DryRun:
 			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_"}})
 		case f.RBAC != nil:
 			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", Rules: rules(f.RBAC.Action, f.RBAC.Policies)}})
 		case f.ExtAuthz.Broken != "":
-			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", Rules: rules(ir.Deny, f.ExtAuthz.Policies)}})
+			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", Rules: rules(ir.Deny, brokenNames(f.ExtAuthz))}})
 		default:
 			e := f.ExtAuthz
 			out = append(out,
 				named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", ShadowRules: rules(ir.Deny, shadowNames(e)), ShadowRulesStatPrefix: shadowPrefix}},
-				named{"envoy.filters.network.ext_authz", &netext.ExtAuthz{StatPrefix: "tcp.", GrpcService: grpcService(e), TransportApiVersion: core.ApiVersion_V3, FailureModeAllow: e.FailOpen, FilterEnabledMetadata: enabledBy(e)}})
+				named{"envoy.filters.network.ext_authz", &netext.ExtAuthz{StatPrefix: "tcp.", GrpcService: grpcService(e), TransportApiVersion: core.ApiVersion_V3, FailureModeAllow: e.FailOpen, FilterEnabledMetadata: enabledBy(e, "envoy.filters.network.rbac")}})
 		}
 	}
 	return out
-}
-
-func grpcService(e *ir.ExtAuthz) *core.GrpcService {
-	timeout := e.Timeout
-	if timeout == 0 {
-		timeout = ir.Duration(600e9)
-	}
-	return &core.GrpcService{Timeout: duration(timeout), TargetSpecifier: &core.GrpcService_EnvoyGrpc_{EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: e.Cluster}}}
-}
-
-func policyPrefix(e *ir.ExtAuthz) string { return "istio-ext-authz-" + e.Provider }
-
-func shadowNames(e *ir.ExtAuthz) []ir.Policy {
-	out := make([]ir.Policy, len(e.Policies))
-	for i, p := range e.Policies {
-		p.Name = policyPrefix(e) + "-" + p.Name
-		out[i] = p
-	}
-	return out
-}
-
-func enabledBy(e *ir.ExtAuthz) *matcher.MetadataMatcher {
-	return &matcher.MetadataMatcher{Filter: "envoy.filters.http.rbac", Path: []*matcher.MetadataMatcher_PathSegment{{Segment: &matcher.MetadataMatcher_PathSegment_Key{Key: shadowPrefix + "shadow_effective_policy_id"}}},
-		Value: &matcher.ValueMatcher{MatchPattern: &matcher.ValueMatcher_StringMatch{StringMatch: &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_Prefix{Prefix: policyPrefix(e)}}}}}
 }
 
 func rules(action ir.Action, policies []ir.Policy) *rbacpb.RBAC {
@@ -160,6 +126,8 @@ func principal(e *ir.Expr) *rbacpb.Principal {
 		return &rbacpb.Principal{Identifier: &rbacpb.Principal_NotId{NotId: principal(e.Args[0])}}
 	}
 	switch e.Attr {
+	case ir.AttrClaim, ir.AttrAudience, ir.AttrPresenter:
+		return &rbacpb.Principal{Identifier: &rbacpb.Principal_Metadata{Metadata: claimMatcher(e.ClaimPath(), e.Value)}}
 	case ir.AttrSourceIP:
 		return &rbacpb.Principal{Identifier: &rbacpb.Principal_DirectRemoteIp{DirectRemoteIp: cidrRange(e.CIDR)}}
 	case ir.AttrRemoteIP:

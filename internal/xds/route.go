@@ -92,6 +92,11 @@ func encodeMatch(m *ir.RouteMatch) *routepb.RouteMatch {
 		}
 		out.Headers = append(out.Headers, hm)
 	}
+	for _, c := range m.Claims {
+		cm := claimMatcher(c.Path, c.Value)
+		cm.Invert = c.Invert
+		out.DynamicMetadata = append(out.DynamicMetadata, cm)
+	}
 	for _, q := range m.Query {
 		qm := &routepb.QueryParameterMatcher{Name: q.Name}
 		if q.Value.Kind == ir.Present {
