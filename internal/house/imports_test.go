@@ -28,6 +28,7 @@ resource < source;
 resource, ir < compile;
 ir < route, authz, nameserver;
 identity < ca, workloadapi;
+ca, identity < tokenreview;
 authz, ir < opa, extauthz;
 ir, authz, header, jwks < jwt;
 jwks < resource, compile, control;
@@ -59,7 +60,7 @@ var fences = map[string][]string{
 	"github.com/spiffe/go-spiffe":            {"workloadapi"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
 	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
-	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest"},
+	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest", "tokenreview"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
 	"github.com/go-jose/go-jose":             {"jwt", "jwks", "up", "meshtest", "examples"},
