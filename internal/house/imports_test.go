@@ -59,7 +59,7 @@ var fences = map[string][]string{
 	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest", "workloadapi"},
 	"github.com/spiffe/go-spiffe":            {"workloadapi"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
-	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
+	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "bench", "examples"},
 	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest", "tokenreview"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
