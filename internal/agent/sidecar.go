@@ -50,8 +50,9 @@ type Spec struct {
 const tokenFile = 3 // file descriptor
 
 // Main runs the sidecar that a Spec in the environment describes, until the
-// process is told to stop. It is what cmd/tulle-proxy and "tulle proxy" do.
-func Main() error {
+// process is told to stop. It is what cmd/tulle-proxy and "tulle proxy" do; the
+// latter brings rego, which is too large for the former (docs/opa.md).
+func Main(rego func(*slog.Logger) Rego) error {
 	var s Spec
 	if err := json.Unmarshal([]byte(os.Getenv(specEnv)), &s); err != nil {
 		return fmt.Errorf("a sidecar is started by tulle, with %s in its environment: %w", specEnv, err)
@@ -79,9 +80,18 @@ func Main() error {
 	if key, err := hex.DecodeString(s.DebugKey); err != nil || len(key) != 0 && copy(debug[:], key) != len(debug) {
 		return fmt.Errorf("debug key %q is no SHA-256 in hexadecimal", s.DebugKey)
 	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	var decider Rego
+	if rego != nil {
+		decider = rego(log)
+	}
 	return Run(ctx, Options{
 		Node: s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
+<<<<<<< HEAD
 		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, DebugKey: debug,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+=======
+		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, DebugKey: debug, Rego: decider, Log: log,
+>>>>>>> main
 	})
 }

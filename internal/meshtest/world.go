@@ -33,6 +33,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/jwks"
 	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/rego"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/xds"
@@ -104,8 +105,8 @@ func newWorld(p protocol) (*world, error) {
 
 // close ends everything; afterwards no goroutine of the world is left.
 func (w *world) close() {
-	w.renewals.stop()
 	w.keys.Close()
+	w.renewals.stop()
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
 	w.outside.client.close()
@@ -245,7 +246,7 @@ func (w *world) startProxy(p *pod) error {
 	}
 	w.renewals.start(w, p)
 	p.log = &accessLog{}
-	o := agent.ProxyOptions(p.holder)
+	o := agent.ProxyOptions(p.holder, rego.NewHost(io.Discard, slog.New(slog.DiscardHandler)))
 	o.DebugKey = sha256.Sum256([]byte(debugCredential))
 	o.Listen = func(_ context.Context, l *ir.Listener) (net.Listener, error) { return p.host.listen(l.Address) }
 	o.OriginalDst, o.Dial, o.Log = originalDst, p.host.dialProxy, w.log

@@ -28,6 +28,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/machine"
+	"github.com/tulle-mesh/tulle/internal/rego"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/source"
 	"github.com/tulle-mesh/tulle/internal/xds"
@@ -103,7 +104,7 @@ func runRoom(s *spec, files []*os.File) error {
 	}); err != nil {
 		return err
 	}
-	r.control = control.New(control.Options{Sources: []source.Source{r.source}, Authorize: r.authorize, Changed: r.changed, Ask: r.ask, CompatibilityVersion: s.CompatibilityVersion, Log: r.log})
+	r.control = control.New(control.Options{Sources: []source.Source{r.source}, Authorize: r.authorize, Changed: r.changed, Ask: r.ask, Fetch: r.keyClient(), CompatibilityVersion: s.CompatibilityVersion, Log: r.log})
 	return r.run(ctx, files)
 }
 
@@ -248,18 +249,12 @@ const askTime = 5 * time.Second
 // ask puts a request that explain imagines to an external authorizer of the
 // room, past its sidecar.
 func (r *room) ask(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict {
-	dial := func(ctx context.Context) (net.Conn, error) { return r.machine.DialLocal(ctx, workload, int(port)) }
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
-	if f.HTTP != nil {
-		return extauthz.AskHTTP(ctx, f, dial, e)
+	if f.Rego != nil {
+		return rego.DecideOnce(ctx, f, e)
 	}
-	client, err := extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, PackAsBytes: f.PackAsBytes, Dial: dial})
-	if err != nil {
-		return authz.Verdict{Err: err}
-	}
-	defer client.Close()
-	return client.Check(ctx, e)
+	return extauthz.AskOnce(ctx, f, func(ctx context.Context) (net.Conn, error) { return r.machine.DialLocal(ctx, workload, int(port)) }, e)
 }
 
 // sidecar says how a workload's proxy is started.
