@@ -24,6 +24,7 @@ func (x *Index) checkSupport() {
 		"data.mesh.outboundTrafficPolicy.mode": x.mesh.GetOutboundTrafficPolicy().GetMode() > meshv1.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, // dynamic DNS
 	})
 	x.checkTrust()
+	x.checkParameters()
 	for _, vs := range x.set.VirtualServices {
 		x.checkVirtualService(vs)
 	}

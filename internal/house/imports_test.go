@@ -28,9 +28,14 @@ resource < source;
 resource, ir < compile;
 ir < route, authz, nameserver;
 identity < ca, workloadapi;
+<<<<<<< HEAD
+ca, identity < tokenreview;
+authz, ir < opa, extauthz;
+=======
 authz, ir < rego, opa, extauthz;
 rego < opa;
 rego < resource;                                # to say where a policy is wrong
+>>>>>>> main
 ir, authz, header, jwks < jwt;
 jwks < resource, compile, control;
 ir, telemetry, header, h1, h2 < upstream;
@@ -60,8 +65,8 @@ var fences = map[string][]string{
 	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest", "workloadapi"},
 	"github.com/spiffe/go-spiffe":            {"workloadapi"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
-	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
-	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest"},
+	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "bench", "examples"},
+	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest", "tokenreview"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
 	"github.com/go-jose/go-jose":             {"jwt", "jwks", "up", "meshtest", "examples"},
