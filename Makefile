@@ -5,7 +5,7 @@ FUZZ ?= 30s
 SEED ?= 0
 N ?= 60
 
-.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory hostile soak e2e demo istio-diff interop opa
+.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory bench-opa hostile soak e2e demo istio-diff interop opa
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -42,6 +42,9 @@ bench-pair: ## two sidecars in a row beside HAProxy; ARGS="-only http1 -rounds 5
 
 bench-memory: ## what a sidecar's memory is, with the bars
 	go run ./bench/memory $(ARGS)
+
+bench-opa: ## ResearchFlow's policy in the sidecar and by gRPC to an OPA on loopback
+	go run ./bench/opa $(ARGS)
 
 hostile: ## hostile peers, with figures: memory for each connection, what the others notice
 	TULLE_HOSTILE=$(or $(CONNS),4000) go test -count=1 -v -timeout 20m -run TestHostilePeers ./internal/proxy | grep -E "hostile:|FAIL|^ok"
