@@ -19,8 +19,12 @@ import (
 
 const (
 	specEnv = "TULLE_SIDECAR"
-	ttlEnv  = "SECRET_TTL" // how long certificates are asked for, Istio's name for it
+	apiEnv  = "TULLE_WORKLOAD_API" // path of the application's Workload API socket; unset: none
 )
+
+// TTLEnv is the variable of a sidecar's environment that says how long its
+// certificates are asked for: Istio's name, a duration; unset: the CA's default.
+const TTLEnv = "SECRET_TTL"
 
 // Command is the sidecar's command line and environment, for the binary self.
 // The caller hands it the token as file descriptor 3.
@@ -67,9 +71,9 @@ func Main(rego func(*slog.Logger) Rego) error {
 		mark = 0 // a gateway's namespace has no redirection
 	}
 	var ttl time.Duration
-	if text := os.Getenv(ttlEnv); text != "" {
+	if text := os.Getenv(TTLEnv); text != "" {
 		if ttl, err = time.ParseDuration(text); err != nil || ttl <= 0 {
-			return fmt.Errorf("%s: %q is no duration", ttlEnv, text)
+			return fmt.Errorf("%s: %q is no duration", TTLEnv, text)
 		}
 	}
 	var debug [sha256.Size]byte
@@ -82,8 +86,7 @@ func Main(rego func(*slog.Logger) Rego) error {
 		decider = rego(log)
 	}
 	return Run(ctx, Options{
-		DebugKey: debug,
-		Node:     s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
-		Ports: ports, CertificateTTL: ttl, Rego: decider, Log: log,
+		Node: s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
+		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, DebugKey: debug, Rego: decider, Log: log,
 	})
 }

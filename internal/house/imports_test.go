@@ -27,7 +27,7 @@ ir < resource;                                  # for Origin only: where the use
 resource < source;
 resource, ir < compile;
 ir < route, authz, nameserver;
-identity < ca;
+identity < ca, workloadapi;
 authz, ir < rego, opa, extauthz;
 rego < opa;
 rego < resource;                                # to say where a policy is wrong
@@ -42,7 +42,7 @@ NONE < capture;
 capture, resource, ir < machine;
 capture < agent;
 resource, source, compile, explain, xds, admin, ir < control;
-xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, upstream, nameserver < agent;
+xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, upstream, nameserver, workloadapi < agent;
 control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, rego, ir, identity, admin < up;
 proxy < up;                                     # for what its pages show: Edge and Denial
 up, control, agent, machine, source, resource, compile, explain, opa, rego, ir, identity < cli;
@@ -57,7 +57,8 @@ resource, opa < examples;
 var fences = map[string][]string{
 	"github.com/envoyproxy/go-control-plane": {"xds", "extauthz", "opa", "meshtest"},
 	"github.com/open-policy-agent/opa":       {"rego", "opa", "examples"},
-	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest"},
+	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest", "workloadapi"},
+	"github.com/spiffe/go-spiffe":            {"workloadapi"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
 	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
 	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest"},

@@ -104,7 +104,7 @@ func runRoom(s *spec, files []*os.File) error {
 	}); err != nil {
 		return err
 	}
-	r.control = control.New(control.Options{Sources: []source.Source{r.source}, Authorize: r.authorize, Changed: r.changed, Ask: r.ask, CompatibilityVersion: s.CompatibilityVersion, Log: r.log})
+	r.control = control.New(control.Options{Sources: []source.Source{r.source}, Authorize: r.authorize, Changed: r.changed, Ask: r.ask, Fetch: r.keyClient(), CompatibilityVersion: s.CompatibilityVersion, Log: r.log})
 	return r.run(ctx, files)
 }
 
@@ -267,6 +267,9 @@ func (r *room) sidecar(w *resource.Workload) (argv, env []string, token string) 
 	}
 	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots()), DebugKey: r.debugKey}
 	argv, env = s.Command(r.spec.Self)
+	if ttl := os.Getenv(agent.TTLEnv); ttl != "" { // of the user who called tulle up; sidecars get nothing else of it
+		env = append(env, agent.TTLEnv+"="+ttl)
+	}
 	// Two threads, as Istio's concurrency; garbage is cheap beside system calls.
 	return argv, append(env, "GOGC=200", "GOMAXPROCS=2"), r.tokens.Issue(id)
 }
