@@ -47,7 +47,7 @@ up, control, agent, machine, source, resource, compile, explain, opa, ir, identi
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
 resource, source, compile, explain, route, authz, jwt, jwks, header, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
-source, compile, resource, xds, ca, up, agent, identity, ir < bench;
+source, compile, resource, authz, header, xds, ca, up, agent, identity, ir < bench;
 resource, opa < examples;
 `
 
