@@ -162,7 +162,7 @@ func (x *exchange) authorize() bool {
 	x.authz = x.input()
 	decision := x.chain.authz.Check(&x.authz, x)
 	if decision.Marked() {
-		x.d.p.judged(&decision, &x.rec, "http")
+		x.d.judged(&decision, &x.rec)
 	}
 	if !decision.Allow {
 		x.deny(&decision)
