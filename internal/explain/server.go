@@ -241,7 +241,7 @@ func (k *asker) Ask(f *ir.ExtAuthz) authz.Verdict {
 		return authz.Verdict{Err: fmt.Errorf("cannot be asked from here; explain where the mesh runs")}
 	}
 	workload, port := k.authorizer(f)
-	if workload == "" {
+	if workload == "" && f.Rego == nil {
 		return authz.Verdict{Err: fmt.Errorf("%s has no endpoint that is ready", f.Cluster)}
 	}
 	local, asks := netip.AddrPort{}, q.from

@@ -143,6 +143,16 @@ func (r *runner) step(st *step) error {
 		return r.release(rest)
 	case "credential":
 		return r.credential(rest)
+	case "certificate":
+		who, kind, ok := strings.Cut(rest, ": ")
+		if !ok {
+			return fmt.Errorf("want %q", "certificate NAME: KIND")
+		}
+		return r.world.misidentify(who, kind)
+	case "certificates":
+		return r.renewals(rest)
+	case "rotate":
+		return r.rotate(st, rest)
 	case "external":
 		return r.external(rest)
 	case "from":

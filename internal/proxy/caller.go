@@ -43,7 +43,8 @@ type caller interface {
 	// what it is known to have said already, without a system call.
 	gone() bool
 	leaving() bool
-	// watch names the carrier to interrupt if the caller leaves; nil: none.
+	// watch names the carrier whose wait ends if the caller leaves or is sent
+	// away; nil: none.
 	watch(up upstream.Carrier)
 	// wake makes a Next that waits in another goroutine return; rearm undoes it.
 	wake()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/h2"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
+	"github.com/tulle-mesh/tulle/internal/upstream"
 	"github.com/tulle-mesh/tulle/internal/wire"
 )
 
@@ -58,6 +59,9 @@ type downstream struct {
 	idle    bool // between requests: may be closed at any time
 	closing bool // close when the current request is over
 	closed  bool
+	// waiting is what an HTTP/1.1 exchange holds of the upstream: abort ends it,
+	// or the exchange would go on waiting for an answer that nobody takes.
+	waiting upstream.Carrier
 	watches map[*watch]struct{} // what goes on here and is decided anew by every configuration
 	// shutdown lets a connection that carries several requests at once end by
 	// itself; set by HTTP/2.
@@ -304,4 +308,14 @@ func (d *downstream) abort() {
 	defer d.mu.Unlock()
 	d.closing, d.closed = true, true
 	d.raw.Close()
+	if d.waiting != nil {
+		d.waiting.Abort()
+	}
+}
+
+// isClosed reports whether somebody else has ended the connection.
+func (d *downstream) isClosed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
 }

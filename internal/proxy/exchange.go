@@ -72,6 +72,7 @@ type exchange struct {
 	target       []byte // a rewritten path with its query
 	pump         *pump
 	idText       [36]byte
+	expected     [20]byte          // the digits of this try's x-envoy-expected-rq-timeout-ms
 	series       *telemetry.Series // of the last request: usually of the next one too
 	seriesKey    telemetry.SeriesKey
 }

@@ -290,7 +290,7 @@ func (x *exchange) classify(err error) *failure {
 	var protocol *h1.Error
 	var reset *h2.StreamError
 	switch {
-	case errors.Is(err, errDownstreamGone), x.pump != nil && x.pump.failedDownstream():
+	case errors.Is(err, errDownstreamGone), x.c.leaving(), x.pump != nil && x.pump.failedDownstream():
 		return x.callerFailed()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return x.timedOut()

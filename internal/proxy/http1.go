@@ -159,10 +159,18 @@ func (c *http1Conn) cut() { c.reset() }
 
 func (c *http1Conn) gone() bool { return c.closedByPeer() }
 
-func (c *http1Conn) leaving() bool { return false }
+func (c *http1Conn) leaving() bool { return c.isClosed() }
 
-// watch does nothing: who waits on the upstream looks at gone once in a while.
-func (c *http1Conn) watch(upstream.Carrier) {}
+// watch names the carrier that abort ends. A caller that leaves by itself is
+// found out by looking at gone once in a while.
+func (c *http1Conn) watch(up upstream.Carrier) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = up
+	if up != nil && c.closed {
+		up.Abort()
+	}
+}
 
 func (c *http1Conn) wake() { c.conn.SetReadDeadline(time.Unix(1, 0)) }
 

@@ -250,8 +250,9 @@ func (p *Proxy) Drain(ctx context.Context) {
 	p.applyMu.Lock()
 	defer p.applyMu.Unlock()
 	p.dropProviders(nil)
-	for _, l := range p.logs {
+	for path, l := range p.logs {
 		l.Close()
+		delete(p.logs, path)
 	}
 }
 

@@ -88,7 +88,7 @@ func (x *exchange) stampTimeouts(h *header.Map) {
 		}
 	}
 	ms := max((left + time.Millisecond - 1).Milliseconds(), 1) // rounded up: who made the deadline answers first
-	h.Add("x-envoy-expected-rq-timeout-ms", strconv.FormatInt(ms, 10))
+	h.Add("x-envoy-expected-rq-timeout-ms", view(strconv.AppendInt(x.expected[:0], ms, 10)))
 	if x.grpc {
 		h.Set("grpc-timeout", strconv.FormatInt(min(ms, 99_999_999), 10)+"m") // at most eight digits
 	}

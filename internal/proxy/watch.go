@@ -77,6 +77,8 @@ func (x *exchange) stillAllowed() func(next *runtime) bool {
 				return true
 			}
 		}
-		return c.authz.Check(&in, nil).Allow
+		again := in
+		again.Token = nil
+		return c.authz.Check(&again, handshake{in.Token}).Allow
 	}
 }

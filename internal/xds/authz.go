@@ -35,7 +35,7 @@ func httpFilters(filters []ir.Filter) []named {
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_" + strings.ToLower(string(f.RBAC.Action)) + "_"}})
 		case f.RBAC != nil:
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{Rules: rules(f.RBAC.Action, f.RBAC.Policies)}})
-		case f.ExtAuthz.Broken != "":
+		case f.ExtAuthz.Broken != "" || f.ExtAuthz.Cluster == "":
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{Rules: rules(ir.Deny, brokenNames(f.ExtAuthz))}})
 		default:
 			e := f.ExtAuthz
@@ -57,7 +57,7 @@ func networkFilters(filters []ir.Filter) []named {
 			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_" + strings.ToLower(string(f.RBAC.Action)) + "_"}})
 		case f.RBAC != nil:
 			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", Rules: rules(f.RBAC.Action, f.RBAC.Policies)}})
-		case f.ExtAuthz.Broken != "":
+		case f.ExtAuthz.Broken != "" || f.ExtAuthz.Cluster == "":
 			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", Rules: rules(ir.Deny, brokenNames(f.ExtAuthz))}})
 		default:
 			e := f.ExtAuthz
