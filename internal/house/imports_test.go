@@ -50,7 +50,7 @@ up, control, agent, machine, source, resource, compile, explain, opa, rego, ir, 
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
 resource, source, compile, explain, route, authz, jwt, jwks, header, control, agent, opa, rego, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
-source, compile, resource, xds, ca, up, agent, authz, extauthz, rego, identity, ir < bench;
+source, compile, resource, xds, ca, up, agent, authz, header, extauthz, rego, identity, ir < bench;
 resource, opa < examples;
 `
 

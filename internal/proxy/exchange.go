@@ -167,7 +167,7 @@ func (x *exchange) authorize() bool {
 	}
 	notable := decision // moves to the heap, which decision must not for every request
 	if notable.Marked() {
-		x.d.p.judged(&notable, &x.rec, "http")
+		x.d.judged(&notable, &x.rec)
 	}
 	if !notable.Allow {
 		x.deny(&notable)
