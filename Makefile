@@ -5,7 +5,7 @@ FUZZ ?= 30s
 SEED ?= 0
 N ?= 60
 
-.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory hostile soak e2e demo istio-diff interop
+.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory hostile soak rotation e2e demo istio-diff interop
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -47,6 +47,9 @@ hostile: ## hostile peers, with figures: memory for each connection, what the ot
 
 soak: ## ResearchFlow under mixed load, edits, kills and certificate renewal for $(MINUTES) minutes (default 30)
 	TULLE_SOAK=$(or $(MINUTES),30)m go test -count=1 -v -timeout 24h -run TestSoak ./test/e2e
+
+rotation: ## certificates of 10 s and a change of root under load for $(MINUTES) minutes (default 5): no request may fail
+	TULLE_ROTATION=$(or $(MINUTES),5)m go test -count=1 -v -timeout 24h -run TestRotation ./test/e2e
 
 istio-diff: ## what Istio's own control plane makes of our configurations beside what we make (SEED=, N=)
 	cd test/istio && go test -count=1 -timeout 60m -args -seed $(SEED) -n $(N)

@@ -10,7 +10,7 @@ import (
 )
 
 func main() {
-	if err := agent.Main(); err != nil {
+	if err := agent.Main(nil); err != nil {
 		fmt.Fprintln(os.Stderr, "tulle-proxy:", err)
 		os.Exit(1)
 	}

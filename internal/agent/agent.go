@@ -51,7 +51,12 @@ type Options struct {
 	CertificateTTL time.Duration
 	// DebugKey is the hash of the debug credential (proxy.Options.DebugKey).
 	DebugKey [32]byte
-	Log      *slog.Logger
+	// WorkloadAPI is the path of the SPIFFE Workload API's socket for the
+	// application; "" serves none. SameNetwork: see workloadapi.Options.
+	WorkloadAPI string
+	SameNetwork bool
+	Rego        Rego // nil: none is decided here
+	Log         *slog.Logger
 }
 
 // Ports the agent serves on; 0 leaves one out. Istio's numbers are in
@@ -82,7 +87,7 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	defer conn.Close()
 	metrics := telemetry.NewMetrics()
-	po := ProxyOptions(holder)
+	po := ProxyOptions(holder, opts.Rego)
 	po.Mark, po.Metrics, po.Log, po.DebugKey = opts.Mark, metrics, opts.Log, opts.DebugKey
 	po.MemoryLimit = memoryLimit()
 	po.FreeMemory = func() {
@@ -103,12 +108,13 @@ func memoryLimit() int64 {
 }
 
 type agent struct {
-	opts    Options
-	proxy   *proxy.Proxy
-	holder  *identity.Holder
-	conn    *grpc.ClientConn
-	rotator *ca.Rotator
-	names   *nameserver.Server // nil: the workload's queries do not come here
+	opts        Options
+	proxy       *proxy.Proxy
+	holder      *identity.Holder
+	conn        *grpc.ClientConn
+	rotator     *ca.Rotator
+	application application
+	names       *nameserver.Server // nil: the workload's queries do not come here
 }
 
 // run owns every goroutine of the process. Order matters at both ends: no
@@ -127,6 +133,9 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	if a.names != nil {
 		defer a.names.Close()
+	}
+	if err := a.serveApplication(inner, g); err != nil {
+		return err
 	}
 	a.rotator = ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: a.holder, TTL: a.opts.CertificateTTL, Log: a.opts.Log})
 	g.Go(func() error { return quiet(a.rotator.Run(inner)) })
@@ -156,9 +165,10 @@ func (a *agent) run(ctx context.Context) error {
 
 // apply puts a snapshot in force: the proxy may refuse it, the names may not.
 func (a *agent) apply(s *ir.Snapshot) error {
-	if !trust(a.holder, s) {
+	if !Trust(a.holder, s) {
 		a.rotator.Renew()
 	}
+	a.application.trust(s)
 	if err := a.proxy.Apply(s); err != nil {
 		return err
 	}

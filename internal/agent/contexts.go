@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -14,10 +15,24 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy"
 )
 
+// Rego makes deciders for providers whose policy is evaluated in the sidecar. A
+// build without it takes no configuration that has them.
+type Rego interface {
+	Provider(f *ir.ExtAuthz) (authz.Provider, error)
+}
+
 // ProxyOptions are the hooks through which a proxy uses a workload's identity
-// and external authorizers; the caller fills in the rest.
-func ProxyOptions(h *identity.Holder) proxy.Options {
-	return proxy.Options{TLS: &contexts{holder: h}, Authorizer: authorizer, Serial: h.Serial}
+// and external authorizers; the caller fills in the rest. rego may be nil.
+func ProxyOptions(h *identity.Holder, rego Rego) proxy.Options {
+	return proxy.Options{TLS: &contexts{holder: h}, Serial: h.Serial, Authorizer: func(f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error)) (authz.Provider, error) {
+		switch {
+		case f.Rego == nil:
+			return extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, Dial: dial, PackAsBytes: f.PackAsBytes})
+		case rego == nil:
+			return nil, errors.New("its Rego is to be decided in the sidecar, and this one is built without: run it as \"tulle proxy\"")
+		}
+		return rego.Provider(f)
+	}}
 }
 
 // contexts makes TLS configurations from the workload's identity (proxy.TLS).
@@ -116,9 +131,4 @@ func accept(sans []ir.Match) func(string) bool {
 		}
 		return false
 	}
-}
-
-// authorizer makes the client of a CUSTOM provider (proxy.Options.Authorizer).
-func authorizer(f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error)) (authz.Provider, error) {
-	return extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, Dial: dial, PackAsBytes: f.PackAsBytes})
 }

@@ -19,8 +19,12 @@ import (
 
 const (
 	specEnv = "TULLE_SIDECAR"
-	ttlEnv  = "SECRET_TTL" // how long certificates are asked for, Istio's name for it
+	apiEnv  = "TULLE_WORKLOAD_API" // path of the application's Workload API socket; unset: none
 )
+
+// TTLEnv is the variable of a sidecar's environment that says how long its
+// certificates are asked for: Istio's name, a duration; unset: the CA's default.
+const TTLEnv = "SECRET_TTL"
 
 // Command is the sidecar's command line and environment, for the binary self.
 // The caller hands it the token as file descriptor 3.
@@ -46,8 +50,9 @@ type Spec struct {
 const tokenFile = 3 // file descriptor
 
 // Main runs the sidecar that a Spec in the environment describes, until the
-// process is told to stop. It is what cmd/tulle-proxy and "tulle proxy" do.
-func Main() error {
+// process is told to stop. It is what cmd/tulle-proxy and "tulle proxy" do; the
+// latter brings rego, which is too large for the former (docs/opa.md).
+func Main(rego func(*slog.Logger) Rego) error {
 	var s Spec
 	if err := json.Unmarshal([]byte(os.Getenv(specEnv)), &s); err != nil {
 		return fmt.Errorf("a sidecar is started by tulle, with %s in its environment: %w", specEnv, err)
@@ -66,18 +71,22 @@ func Main() error {
 		mark = 0 // a gateway's namespace has no redirection
 	}
 	var ttl time.Duration
-	if text := os.Getenv(ttlEnv); text != "" {
+	if text := os.Getenv(TTLEnv); text != "" {
 		if ttl, err = time.ParseDuration(text); err != nil || ttl <= 0 {
-			return fmt.Errorf("%s: %q is no duration", ttlEnv, text)
+			return fmt.Errorf("%s: %q is no duration", TTLEnv, text)
 		}
 	}
 	var debug [sha256.Size]byte
 	if key, err := hex.DecodeString(s.DebugKey); err != nil || len(key) != 0 && copy(debug[:], key) != len(debug) {
 		return fmt.Errorf("debug key %q is no SHA-256 in hexadecimal", s.DebugKey)
 	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	var decider Rego
+	if rego != nil {
+		decider = rego(log)
+	}
 	return Run(ctx, Options{
-		DebugKey: debug,
-		Node:     s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
-		Ports: ports, CertificateTTL: ttl, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Node: s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
+		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, DebugKey: debug, Rego: decider, Log: log,
 	})
 }

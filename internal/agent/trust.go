@@ -10,10 +10,10 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
-// trust takes over the trust bundle of a snapshot, before the rest of it and
+// Trust takes over the trust bundle of a snapshot, before the rest of it and
 // whatever becomes of the rest: a root that was withdrawn must not outlive a
 // mistake elsewhere. false: another root signs now, a new certificate is due.
-func trust(h *identity.Holder, s *ir.Snapshot) bool {
+func Trust(h *identity.Holder, s *ir.Snapshot) bool {
 	for _, secret := range s.Secrets {
 		if secret.Name == ir.SecretRootCA {
 			roots, err := ca.ParseCertificates(secret.CA)

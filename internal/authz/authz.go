@@ -28,6 +28,7 @@ type Input struct {
 	Host    string
 	Method  string
 	Path    string // normalized, without query
+	Query   string // with its "?"
 	Headers Headers
 	// Token is the request's verified token, nil for none. A JWT step sets it.
 	Token *Token
@@ -47,10 +48,14 @@ type Decision struct {
 	Origin   ir.Origin
 	Provider string   // of a CUSTOM step
 	External *Verdict // what it answered, also on allow
-	Token    *Refusal // of a JWT step
-	// Shadow is what dry-run policies would have refused, "" for nothing.
-	Shadow string
+	// Audit is the AUDIT policy that matched, "" for none: it only marks.
+	Audit string
+	Dry   DryRun
+	Token *Refusal // of a JWT step
 }
+
+// Marked reports whether AUDIT or dry-run policies have anything to say.
+func (d *Decision) Marked() bool { return d.Audit != "" || d.Dry.Asked() }
 
 // Details is Envoy's response code details for a denial.
 func (d *Decision) Details() string {
@@ -86,6 +91,14 @@ type step struct {
 type policy struct {
 	*ir.Policy
 	permission, principal matcher
+}
+
+// name of a policy; "" for nil.
+func (p *policy) name() string {
+	if p == nil {
+		return ""
+	}
+	return p.Name
 }
 
 // New compiles filters. The error names the policy.
@@ -125,7 +138,7 @@ func New(filters []ir.Filter) (*Engine, error) {
 // matched returns the first policy that matches.
 func (s *step) matched(in *Input) *policy {
 	for i := range s.policies {
-		if p := &s.policies[i]; p.permission.match(in) && p.principal.match(in) {
+		if p := &s.policies[i]; p.principal.match(in) && p.permission.match(in) {
 			return p
 		}
 	}
@@ -152,22 +165,29 @@ func (s *step) pass(d *Decision, in *Input, ask Asker) bool {
 	if s.ext != nil {
 		return p == nil || s.external(d, p, ask)
 	}
+	if s.rbac.DryRun {
+		*d.Dry.of(s.rbac.Action) = Shadow{Asked: true, Policy: p.name()}
+		return true
+	}
+	switch s.rbac.Action {
+	case ir.Audit:
+		d.Audit = p.name()
+	case ir.Allow:
+		d.Dry.live = true
+	}
 	if refused := s.rbac.Action == ir.Allow && p == nil || s.rbac.Action == ir.Deny && p != nil; !refused {
 		return true
 	}
-	name, origin := "", ir.Origin{}
-	if p != nil {
-		name, origin = p.Name, p.Origin
-	}
-	if s.rbac.DryRun {
-		d.Shadow = "none"
-		if name != "" {
-			d.Shadow = name
-		}
-		return true
-	}
-	*d = Decision{Action: s.rbac.Action, Policy: name, Origin: origin, Shadow: d.Shadow}
+	d.refuse(s.rbac.Action, p)
 	return false
+}
+
+// refuse decides; p is nil where no ALLOW policy matched.
+func (d *Decision) refuse(a ir.Action, p *policy) {
+	d.Allow, d.Action, d.Policy, d.Origin, d.Provider, d.External = false, a, p.name(), ir.Origin{}, "", nil
+	if p != nil {
+		d.Origin = p.Origin
+	}
 }
 
 // external asks; false: refused, and d says why. Whatever goes wrong refuses,
@@ -176,7 +196,8 @@ func (s *step) external(d *Decision, p *policy, ask Asker) bool {
 	var v Verdict
 	switch {
 	case s.ext.Broken != "":
-		*d = Decision{Action: ir.Deny, Policy: p.Name, Origin: p.Origin, Provider: s.ext.Provider, Shadow: d.Shadow}
+		d.refuse(ir.Deny, p)
+		d.Provider = s.ext.Provider
 		return false
 	case ask == nil:
 		v.Err = fmt.Errorf("provider %s cannot be asked here", s.ext.Provider)

@@ -164,22 +164,54 @@ func TestCustomFailsClosed(t *testing.T) {
 	}
 }
 
-// AP15: dry-run policies never refuse and are seen in Shadow.
+// AP15: dry-run policies never refuse; what they say is kept per action, as
+// Envoy does, and as one verdict.
 func TestDryRun(t *testing.T) {
 	admin := rule("admin", attr(ir.AttrPath, ir.Prefix, "/admin"), everything)
+	other := rule("other", attr(ir.AttrPath, ir.Exact, "/x"), everything)
 	for _, tc := range []struct {
-		name    string
-		filters []ir.Filter
-		allow   bool
-		shadow  string
+		name         string
+		filters      []ir.Filter
+		allow, would bool
+		deny, allows Shadow
 	}{
-		{"deny", []ir.Filter{shadow(ir.Deny, admin)}, true, "admin"},
-		{"allow misses", []ir.Filter{shadow(ir.Allow, rule("x", attr(ir.AttrPath, ir.Exact, "/x"), everything))}, true, "none"},
-		{"allow matches", []ir.Filter{shadow(ir.Allow, admin)}, true, ""},
-		{"beside a live refusal", []ir.Filter{shadow(ir.Deny, admin), rbac(ir.Allow)}, false, "admin"},
+		{"none", []ir.Filter{rbac(ir.Allow, admin)}, true, true, Shadow{}, Shadow{}},
+		{"deny matches", []ir.Filter{shadow(ir.Deny, admin)}, true, false, Shadow{true, "admin"}, Shadow{}},
+		{"deny misses", []ir.Filter{shadow(ir.Deny, other)}, true, true, Shadow{true, ""}, Shadow{}},
+		{"deny matches over a live allow", []ir.Filter{shadow(ir.Deny, admin), rbac(ir.Allow, admin)}, true, false, Shadow{true, "admin"}, Shadow{}},
+		{"deny misses over a live refusal", []ir.Filter{shadow(ir.Deny, other), rbac(ir.Allow, other)}, false, false, Shadow{true, ""}, Shadow{}},
+		{"allow misses, alone", []ir.Filter{shadow(ir.Allow, other)}, true, false, Shadow{}, Shadow{true, ""}},
+		{"allow nothing, alone", []ir.Filter{shadow(ir.Allow)}, true, false, Shadow{}, Shadow{true, ""}},
+		{"allow matches, alone", []ir.Filter{shadow(ir.Allow, admin)}, true, true, Shadow{}, Shadow{true, "admin"}},
+		{"allow misses beside a live match", []ir.Filter{shadow(ir.Allow, other), rbac(ir.Allow, admin)}, true, true, Shadow{}, Shadow{true, ""}},
+		{"allow matches beside a live miss", []ir.Filter{shadow(ir.Allow, admin), rbac(ir.Allow, other)}, false, true, Shadow{}, Shadow{true, "admin"}},
+		{"allow misses beside a live miss", []ir.Filter{shadow(ir.Allow, other), rbac(ir.Allow)}, false, false, Shadow{}, Shadow{true, ""}},
+		{"both", []ir.Filter{shadow(ir.Deny, admin), shadow(ir.Allow, admin)}, true, false, Shadow{true, "admin"}, Shadow{true, "admin"}},
+		{"a live deny stays", []ir.Filter{shadow(ir.Deny, other), rbac(ir.Deny, admin), shadow(ir.Allow, admin)}, false, false, Shadow{true, ""}, Shadow{}},
 	} {
-		if d := mustNew(t, tc.filters...).Check(get("/admin"), nil); d.Allow != tc.allow || d.Shadow != tc.shadow {
-			t.Errorf("%s: have %+v", tc.name, d)
+		d := mustNew(t, tc.filters...).Check(get("/admin"), nil)
+		if d.Allow != tc.allow || d.Would() != tc.would || d.Dry.Deny != tc.deny || d.Dry.Allow != tc.allows {
+			t.Errorf("%s: would %v, have %+v", tc.name, d.Would(), d)
+		}
+	}
+}
+
+// AUDIT only marks, whatever the other steps decide.
+func TestAudit(t *testing.T) {
+	admin := rule("admin", attr(ir.AttrPath, ir.Prefix, "/admin"), everything)
+	for _, tc := range []struct {
+		filters []ir.Filter
+		path    string
+		allow   bool
+		audit   string
+	}{
+		{[]ir.Filter{rbac(ir.Audit, admin)}, "/admin", true, "admin"},
+		{[]ir.Filter{rbac(ir.Audit, admin)}, "/", true, ""},
+		{[]ir.Filter{rbac(ir.Audit, admin), rbac(ir.Deny, admin)}, "/admin", false, "admin"},
+		{[]ir.Filter{rbac(ir.Audit, admin), rbac(ir.Allow)}, "/", false, ""},
+	} {
+		if d := mustNew(t, tc.filters...).Check(get(tc.path), nil); d.Allow != tc.allow || d.Audit != tc.audit {
+			t.Errorf("%s: have %+v, want %+v", tc.path, d, tc)
 		}
 	}
 }

@@ -87,7 +87,8 @@ func (s *step) authenticate(d *Decision, in *Input, ask Asker) bool {
 	if refused == nil {
 		return true
 	}
-	*d = Decision{Action: "JWT", Origin: refused.Origin, Token: refused, Shadow: d.Shadow}
+	d.refuse("JWT", nil)
+	d.Origin, d.Token = refused.Origin, refused
 	return false
 }
 

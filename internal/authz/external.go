@@ -23,6 +23,7 @@ type External struct {
 	Headers           func(yield func(name, value string) bool)
 	Body              []byte
 	BodyTruncated     bool
+	RawBody           bool // Body is to be taken for bytes (packAsBytes)
 	ContextExtensions map[string]string
 	Time              time.Time
 }

@@ -20,9 +20,13 @@ type (
 	// leaf compares one attribute.
 	leaf struct {
 		expr *ir.Expr
+		read reader // of a text
 		text func(string) bool
 		cidr netip.Prefix
 	}
+	// reader finds a text in the input; false: it is not there, and nothing
+	// matches it.
+	reader func(in *Input) (string, bool)
 )
 
 func (anything) match(*Input) bool { return true }
@@ -67,7 +71,7 @@ func compile(e *ir.Expr) (matcher, error) {
 		if e.Op == ir.And {
 			return all(list), nil
 		}
-		return some(list), nil
+		return gather(list), nil
 	case ir.Not:
 		if len(e.Args) != 1 {
 			return nil, fmt.Errorf("not: want one argument, have %d", len(e.Args))
@@ -95,6 +99,7 @@ func compileLeaf(e *ir.Expr) (matcher, error) {
 		if l.text, err = textMatcher(e.Value); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Attr, err)
 		}
+		l.read = readerOf(e)
 	default:
 		return nil, fmt.Errorf("attribute %s is not supported", e.Attr)
 	}
@@ -113,9 +118,11 @@ func parseCIDR(s string) (netip.Prefix, error) {
 }
 
 func (l *leaf) match(in *Input) bool {
+	if l.read != nil {
+		v, ok := l.read(in)
+		return ok && l.text(v)
+	}
 	switch l.expr.Attr {
-	case ir.AttrPrincipal:
-		return in.Principal != "" && l.text(in.Principal)
 	case ir.AttrSourceIP:
 		return l.contains(in.SourceIP)
 	case ir.AttrRemoteIP:
@@ -124,27 +131,46 @@ func (l *leaf) match(in *Input) bool {
 		return l.contains(in.DestinationIP)
 	case ir.AttrDestinationPort:
 		return in.DestinationPort == l.expr.Port
-	case ir.AttrSNI:
-		return in.SNI != "" && l.text(in.SNI)
-	}
-	if !in.HTTP {
-		return false
-	}
-	switch l.expr.Attr {
-	case ir.AttrHost:
-		return l.text(in.Host)
-	case ir.AttrMethod:
-		return l.text(in.Method)
-	case ir.AttrPath:
-		return l.text(in.Path)
-	case ir.AttrHeader:
-		if in.Headers == nil {
-			return false
-		}
-		v, ok := in.Headers.Get(l.expr.Key)
-		return ok && l.text(v)
 	}
 	return false
+}
+
+// readerOf finds the text that a leaf compares.
+func readerOf(e *ir.Expr) reader {
+	switch e.Attr {
+	case ir.AttrPrincipal:
+		return func(in *Input) (string, bool) { return in.Principal, in.Principal != "" }
+	case ir.AttrSNI:
+		return func(in *Input) (string, bool) { return in.SNI, in.SNI != "" }
+	case ir.AttrHost:
+		return func(in *Input) (string, bool) { return in.Host, in.HTTP }
+	case ir.AttrMethod:
+		return func(in *Input) (string, bool) { return in.Method, in.HTTP }
+	case ir.AttrPath:
+		return func(in *Input) (string, bool) { return in.Path, in.HTTP }
+	}
+	// Envoy keeps the request line among the headers, so that policies may name
+	// its parts; Host is its :authority.
+	switch key := e.Key; key {
+	case ":authority", "host":
+		return func(in *Input) (string, bool) { return in.Host, in.HTTP }
+	case ":method":
+		return func(in *Input) (string, bool) { return in.Method, in.HTTP }
+	case ":path":
+		return func(in *Input) (string, bool) {
+			if in.Query == "" {
+				return in.Path, in.HTTP
+			}
+			return in.Path + in.Query, in.HTTP
+		}
+	default:
+		return func(in *Input) (string, bool) {
+			if !in.HTTP || in.Headers == nil {
+				return "", false
+			}
+			return in.Headers.Get(key)
+		}
+	}
 }
 
 // contains compares the address itself: IPv4 mapped into IPv6 and a zone would
@@ -188,38 +214,4 @@ func textMatcher(m ir.Match) (func(string) bool, error) {
 		return template(want)
 	}
 	return nil, fmt.Errorf("comparison %q is not known", m.Kind)
-}
-
-// template compiles a path template: {*} is one segment, {**} any rest, the
-// latter in last place only but for a literal suffix in its own segment.
-func template(want string) (func(string) bool, error) {
-	var b strings.Builder
-	b.WriteByte('^')
-	for rest := want; rest != ""; {
-		i := strings.IndexByte(rest, '{')
-		if i < 0 {
-			b.WriteString(regexp.QuoteMeta(rest))
-			break
-		}
-		b.WriteString(regexp.QuoteMeta(rest[:i]))
-		rest = rest[i:]
-		switch {
-		case strings.HasPrefix(rest, "{*}"):
-			b.WriteString("[^/]+")
-			rest = rest[3:]
-		case strings.HasPrefix(rest, "{**}"):
-			b.WriteString(".*")
-			if rest = rest[4:]; strings.Contains(rest, "{") {
-				return nil, fmt.Errorf("path template %q: nothing may follow {**}", want)
-			}
-		default:
-			return nil, fmt.Errorf("path template %q: only {*} and {**} are known", want)
-		}
-	}
-	b.WriteByte('$')
-	re, err := regexp.Compile(b.String())
-	if err != nil {
-		return nil, err
-	}
-	return re.MatchString, nil
 }

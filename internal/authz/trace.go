@@ -13,6 +13,7 @@ type Considered struct {
 	Action ir.Action
 	Policy *ir.Policy
 	Missed string
+	DryRun bool // the policy is not in force
 }
 
 // Trace does what Check does and says which policies were considered, up to
@@ -32,7 +33,7 @@ func (e *Engine) Trace(in *Input, ask Asker) (Decision, []Considered) {
 			if why == "" {
 				why = missed(p.permission, in)
 			}
-			list = append(list, Considered{action, p.Policy, why})
+			list = append(list, Considered{action, p.Policy, why, s.rbac != nil && s.rbac.DryRun})
 		}
 		if !s.pass(&d, in, ask) {
 			break
@@ -62,6 +63,12 @@ func missed(m matcher, in *Input) string {
 			return "nothing is listed"
 		}
 		return strings.Join(parts, "; ")
+	case *set:
+		var parts []string
+		for _, l := range m.leaves {
+			parts = append(parts, l.missed(in))
+		}
+		return strings.Join(parts, "; ")
 	case negation:
 		return "an excluded value is present"
 	case *leaf:
@@ -76,8 +83,6 @@ func (l *leaf) missed(in *Input) string {
 	e := l.expr
 	var got string
 	switch e.Attr {
-	case ir.AttrPrincipal:
-		got = in.Principal
 	case ir.AttrSourceIP:
 		got = in.SourceIP.String()
 	case ir.AttrRemoteIP:
@@ -86,19 +91,8 @@ func (l *leaf) missed(in *Input) string {
 		got = in.DestinationIP.String()
 	case ir.AttrDestinationPort:
 		return fmt.Sprintf("%s is %d, wanted %d", e.Attr, in.DestinationPort, e.Port)
-	case ir.AttrSNI:
-		got = in.SNI
-	case ir.AttrHost:
-		got = in.Host
-	case ir.AttrMethod:
-		got = in.Method
-	case ir.AttrPath:
-		got = in.Path
-	case ir.AttrHeader:
-		if in.Headers != nil {
-			got, _ = in.Headers.Get(e.Key)
-		}
-		if got != "" && SecretHeader(e.Key) {
+	default:
+		if got, _ = l.read(in); got != "" && e.Attr == ir.AttrHeader && SecretHeader(e.Key) {
 			got = "masked"
 		}
 	}

@@ -9,13 +9,16 @@ import (
 	"github.com/tulle-mesh/tulle/internal/agent"
 	"github.com/tulle-mesh/tulle/internal/machine"
 	"github.com/tulle-mesh/tulle/internal/opa"
+	"github.com/tulle-mesh/tulle/internal/rego"
 )
 
 // Commands that tulle runs itself. They are hidden, not secret.
 
 func proxyCommand() *cobra.Command {
 	return &cobra.Command{Use: "proxy", Hidden: true, Short: "Run one workload's sidecar", Args: usage(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error { return agent.Main() }}
+		RunE: func(*cobra.Command, []string) error {
+			return agent.Main(func(log *slog.Logger) agent.Rego { return rego.NewHost(os.Stdout, log) })
+		}}
 }
 
 func standInCommand() *cobra.Command {

@@ -107,12 +107,17 @@ func writeDenial(w io.Writer, d *up.Denial) error {
 		if d.External.DecisionID != "" {
 			fmt.Fprintf(t, "\tits decision id: %s\n", d.External.DecisionID)
 		}
+	case d.TokenFault != "":
+		fmt.Fprintf(t, "decided by\tthe token (%s)\n\t%s\n", d.Origin, d.TokenFault)
 	case d.Policy == "":
 		fmt.Fprintf(t, "decided by\tno ALLOW policy matches, and there are some\n")
 	default:
 		fmt.Fprintf(t, "decided by\t%s %s (%s)\n", d.Action, d.Policy, d.Origin)
 	}
 	fmt.Fprintf(t, "caller\t%s from %s\n", cmp.Or(d.Principal, "no identity (plaintext)"), d.Source)
+	if d.RequestPrincipal != "" {
+		fmt.Fprintf(t, "token\t%s\n", d.RequestPrincipal)
+	}
 	fmt.Fprintf(t, "called\t%s at %s\n", d.Local, d.Destination)
 	if d.SNI != "" {
 		fmt.Fprintf(t, "server name\t%s\n", d.SNI)

@@ -13,7 +13,7 @@ import (
 )
 
 // filters are the authorization steps of the workload's chains, in the order
-// they run (AP1): CUSTOM, JWT, DENY, AUDIT, ALLOW. For TCP, attributes of requests
+// they run (AP1): CUSTOM, JWT, AUDIT, DENY, ALLOW. For TCP, attributes of requests
 // drop out as AP10 says.
 func (b *builder) filters(http bool) []ir.Filter {
 	byAction := map[security.AuthorizationPolicy_Action][]*resource.AuthorizationPolicy{}
@@ -25,9 +25,8 @@ func (b *builder) filters(http bool) []ir.Filter {
 	out := b.customFilters(byAction[security.AuthorizationPolicy_CUSTOM], http)
 	out = append(out, b.denied()...)
 	out = append(out, b.tokens(http)...)
-	if f := b.rbac(byAction[security.AuthorizationPolicy_DENY], ir.Deny, http); f != nil {
-		out = append(out, f...)
-	}
+	out = append(out, b.rbac(byAction[security.AuthorizationPolicy_AUDIT], ir.Audit, http)...)
+	out = append(out, b.rbac(byAction[security.AuthorizationPolicy_DENY], ir.Deny, http)...)
 	return append(out, b.rbac(byAction[security.AuthorizationPolicy_ALLOW], ir.Allow, http)...)
 }
 
@@ -42,13 +41,17 @@ func (b *builder) denied() []ir.Filter {
 	return nil
 }
 
+// dryRun is the annotation that takes a policy out of force and has it
+// evaluated all the same (AP15).
+const dryRun = "istio.io/dry-run"
+
 // rbac makes the step of one action; dry-run policies get a step of their own.
 func (b *builder) rbac(list []*resource.AuthorizationPolicy, action ir.Action, http bool) []ir.Filter {
 	live, shadow := &ir.RBAC{Action: action}, &ir.RBAC{Action: action, DryRun: true}
 	any, anyShadow := false, false
 	for _, p := range list {
 		to := live
-		if p.Annotations["istio.io/dry-run"] == "true" {
+		if dry, _ := strconv.ParseBool(p.Annotations[dryRun]); dry {
 			to, anyShadow = shadow, true
 		} else {
 			any = true

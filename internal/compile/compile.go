@@ -38,6 +38,7 @@ type Index struct {
 	workloads     []*resource.Workload
 	externalNames []*service
 	rules         map[*resource.VirtualService][]*httpRule // with delegates merged in
+	regos         map[string][]regoSource                  // by provider; oldest first
 
 	mu       sync.Mutex // guards problems and reported
 	problems []resource.Problem
@@ -52,6 +53,7 @@ func Prepare(set *resource.Set) *Index {
 	}
 	x.indexServices()
 	x.indexRules()
+	x.indexRego()
 	x.checkSupport()
 	return x
 }

@@ -99,16 +99,30 @@ func providerName(s string) bool {
 
 func (b *builder) fillGRPC(step *ir.ExtAuthz, g *meshv1.MeshConfig_ExtensionProvider_EnvoyExternalAuthorizationGrpcProvider, namespace string) string {
 	step.FailOpen, step.ClearRouteCache = g.FailOpen, g.ClearRouteCache
-	b.fillTimeout(step, g.Timeout)
+	if reason := b.fillRego(step, g.Service, namespace); reason != "" {
+		return reason
+	}
+	if step.Rego != nil {
+		step.Timeout = dur(g.Timeout, 0)
+	} else {
+		b.fillTimeout(step, g.Timeout)
+	}
 	b.fillBody(step, g.IncludeRequestBodyInCheck)
 	if reason := fillStatus(step, g.StatusOnError); reason != "" {
 		return reason
 	}
-	return b.fillService(step, g.Service, g.Port, namespace)
+	missing := b.fillService(step, g.Service, g.Port, namespace)
+	if step.Rego != nil { // nobody is asked; other proxies than ours would ask the service if it is there
+		return ""
+	}
+	return missing
 }
 
 func (b *builder) fillHTTP(step *ir.ExtAuthz, h *meshv1.MeshConfig_ExtensionProvider_EnvoyExternalAuthorizationHttpProvider, namespace string) string {
 	step.FailOpen, step.ClearRouteCache = h.FailOpen, h.ClearRouteCache
+	if len(b.regos[step.Provider]) > 0 {
+		return "Rego decides in the sidecar for envoyExtAuthzGrpc providers only"
+	}
 	b.fillTimeout(step, h.Timeout)
 	if h.IncludeRequestBodyInCheck.GetPackAsBytes() {
 		b.report(resource.Warning, &b.set.MeshFrom, "data.mesh", "provider "+strconv.Quote(step.Provider)+": packAsBytes means nothing to an HTTP authorizer", "remove it")

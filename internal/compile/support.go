@@ -35,9 +35,6 @@ func (x *Index) checkSupport() {
 		if p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0 {
 			x.unsupported(&p.Meta, "spec.targetRefs")
 		}
-		if p.Spec.Action.String() == "AUDIT" {
-			x.unsupported(&p.Meta, "spec.action")
-		}
 	}
 	x.checkPolicies()
 	for _, g := range x.set.Gateways {

@@ -35,6 +35,7 @@ func merge(sets []*resource.Set) *resource.Set {
 		out.Local = append(out.Local, s.Local...)
 		out.Workloads = append(out.Workloads, s.Workloads...)
 		out.Denied = append(out.Denied, s.Denied...)
+		out.BrokenRego = append(out.BrokenRego, s.BrokenRego...)
 		out.PassedOver = append(out.PassedOver, s.PassedOver...)
 	}
 	return out

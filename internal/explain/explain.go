@@ -46,7 +46,10 @@ type Answer struct {
 	Allowed bool   `json:"allowed"`
 	Status  int    `json:"status,omitempty"` // that the mesh would answer; 0: the application decides
 	Flag    string `json:"flag,omitempty"`   // Envoy's response flag
-	Steps   []Step `json:"steps"`
+	// DryRun is "allow" or "deny": the verdict were the dry-run policies live;
+	// "" without such policies.
+	DryRun string `json:"dryRun,omitempty"`
+	Steps  []Step `json:"steps"`
 }
 
 func (a *Answer) step(name, outcome string, origin ir.Origin, missed ...Missed) {

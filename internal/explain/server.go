@@ -156,7 +156,10 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 		in.SNI = to.sni
 	}
 	if c.HTTP != nil {
-		path, _, _ := strings.Cut(q.sent.path, "?")
+		path, query, asked := strings.Cut(q.sent.path, "?")
+		if asked {
+			in.Query = "?" + query
+		}
 		normal, err := route.NormalizePath(c.HTTP.PathNormalization, path)
 		if err != nil {
 			a.step("authorize", fmt.Sprintf("the path %s cannot be normalized without ambiguity", path), ir.Origin{})
@@ -173,22 +176,14 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 	if in.Token != nil {
 		a.step("token", "verified: "+firstText(in.Token.Principal(), "it has no issuer or no subject, and so no principal"), ir.Origin{})
 	}
-	var missed []Missed
-	matched := ir.Origin{}
-	name := ""
-	for _, p := range considered {
-		if p.Missed != "" {
-			missed = append(missed, Missed{string(p.Action) + " " + p.Policy.Name, p.Missed, p.Policy.Origin})
-		} else if p.Action != ir.Deny {
-			matched, name = p.Policy.Origin, string(p.Action)+" "+p.Policy.Name
-		}
-	}
+	name, matched, missed := judged(considered)
+	a.asides(&d, considered)
 	switch {
 	case d.Token != nil:
 		a.step("token", "refused: "+d.Token.Reason+because(d.Token.Hint), d.Origin)
 		a.end(d.Token.Status, "")
 		return
-	case d.Allow && len(considered) == 0:
+	case d.Allow && name == "" && len(missed) == 0:
 		a.step("authorize", "no policy applies: allowed", ir.Origin{})
 	case d.Allow:
 		a.step("authorize", "allowed by "+firstText(name, "default: no policy refuses")+external(&d), matched, missed...)
@@ -246,7 +241,7 @@ func (k *asker) Ask(f *ir.ExtAuthz) authz.Verdict {
 		return authz.Verdict{Err: fmt.Errorf("cannot be asked from here; explain where the mesh runs")}
 	}
 	workload, port := k.authorizer(f)
-	if workload == "" {
+	if workload == "" && f.Rego == nil {
 		return authz.Verdict{Err: fmt.Errorf("%s has no endpoint that is ready", f.Cluster)}
 	}
 	local, asks := netip.AddrPort{}, q.from

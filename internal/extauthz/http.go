@@ -15,17 +15,15 @@ import (
 
 const maxAnswer = 1 << 20
 
-// AskHTTP puts one question to an HTTP authorizer over a connection of its own.
-// It is for explain; the proxy asks over its clusters' connections.
-func AskHTTP(ctx context.Context, f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error), e *authz.External) authz.Verdict {
-	v, err := askHTTP(ctx, f, dial, e)
+func askHTTP(ctx context.Context, f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error), e *authz.External) authz.Verdict {
+	v, err := exchangeHTTP(ctx, f, dial, e)
 	if err != nil {
 		return authz.Verdict{Err: fmt.Errorf("provider %s: %w", f.Provider, err)}
 	}
 	return v
 }
 
-func askHTTP(ctx context.Context, f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error), e *authz.External) (v authz.Verdict, err error) {
+func exchangeHTTP(ctx context.Context, f *ir.ExtAuthz, dial func(context.Context) (net.Conn, error), e *authz.External) (v authz.Verdict, err error) {
 	q := authz.NewHTTPCheck(f, e)
 	r, err := http.NewRequestWithContext(ctx, q.Method, "http://"+f.Authority, bytes.NewReader(q.Body))
 	if err != nil {

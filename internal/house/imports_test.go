@@ -27,8 +27,10 @@ ir < resource;                                  # for Origin only: where the use
 resource < source;
 resource, ir < compile;
 ir < route, authz, nameserver;
-identity < ca;
-authz, ir < opa, extauthz;
+identity < ca, workloadapi;
+authz, ir < rego, opa, extauthz;
+rego < opa;
+rego < resource;                                # to say where a policy is wrong
 ir, authz, header, jwks < jwt;
 jwks < resource, compile, control;
 ir, telemetry, header, h1, h2 < upstream;
@@ -40,13 +42,13 @@ NONE < capture;
 capture, resource, ir < machine;
 capture < agent;
 resource, source, compile, explain, xds, admin, ir < control;
-xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, opa, upstream, nameserver < agent;
-control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, ir, identity, admin < up;
+xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, upstream, nameserver, workloadapi < agent;
+control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, rego, ir, identity, admin < up;
 proxy < up;                                     # for what its pages show: Edge and Denial
-up, control, agent, machine, source, resource, compile, explain, opa, ir, identity < cli;
+up, control, agent, machine, source, resource, compile, explain, opa, rego, ir, identity < cli;
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
-resource, source, compile, explain, route, authz, jwt, jwks, header, control, agent, opa, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
+resource, source, compile, explain, route, authz, jwt, jwks, header, control, agent, opa, rego, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
 source, compile, resource, xds, ca, up, agent, identity, ir < bench;
 resource, opa < examples;
 `
@@ -54,8 +56,9 @@ resource, opa < examples;
 // fences: libraries that only the named rooms may import.
 var fences = map[string][]string{
 	"github.com/envoyproxy/go-control-plane": {"xds", "extauthz", "opa", "meshtest"},
-	"github.com/open-policy-agent/opa":       {"opa", "examples"},
-	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest"},
+	"github.com/open-policy-agent/opa":       {"rego", "opa", "examples"},
+	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest", "workloadapi"},
+	"github.com/spiffe/go-spiffe":            {"workloadapi"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
 	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
 	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest"},

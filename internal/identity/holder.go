@@ -137,6 +137,33 @@ func (h *Holder) Changed() <-chan struct{} {
 	return h.changed
 }
 
+// Current is what a holder has at one moment. It holds the key: it is for
+// whoever serves the workload itself.
+type Current struct {
+	ID    ID
+	Cert  *tls.Certificate
+	Roots []*x509.Certificate
+}
+
+// String keeps the key out of logs.
+func (c Current) String() string { return "SVID of " + c.ID.String() }
+
+// GoString implements fmt.GoStringer.
+func (c Current) GoString() string { return c.String() }
+
+// Current fails before the first certificate. What it returns is read-only.
+func (h *Holder) Current() (Current, error) {
+	s := h.current.Load()
+	if s == nil {
+		return Current{}, errors.New("this workload has no certificate yet")
+	}
+	if len(s.leaf.URIs) != 1 {
+		return Current{}, &VerifyError{Reason: NoSPIFFE}
+	}
+	id, err := ParseID(s.leaf.URIs[0].String())
+	return Current{id, s.cert, s.list}, err
+}
+
 // Bundle is the trust bundle, nil before the first certificate. Read-only.
 func (h *Holder) Bundle() []*x509.Certificate {
 	if s := h.current.Load(); s != nil {
@@ -164,6 +191,9 @@ func (s *state) signedBy(root *x509.Certificate) bool {
 	_, err := s.leaf.Verify(opts)
 	return err == nil
 }
+
+// TrustDomain is the workload's own.
+func (h *Holder) TrustDomain() string { return h.trustDomain }
 
 // Ready is closed once a certificate is there.
 func (h *Holder) Ready() <-chan struct{} { return h.ready }

@@ -118,7 +118,29 @@ type ExtAuthzHTTP struct {
 
 // Rego is policy text evaluated inside the proxy's own process.
 type Rego struct {
+	Name    string            `json:"name"`           // of what the user wrote, for logs
 	Query   string            `json:"query"`          // "data.envoy.authz.allow"
 	Modules map[string]string `json:"modules"`        // file name → text
 	Data    string            `json:"data,omitempty"` // JSON document
+	// What becomes of a request without a decision; "" is RegoDeny.
+	OnUndefined RegoOutcome `json:"onUndefined,omitempty"`
+	OnError     RegoOutcome `json:"onError,omitempty"`
+	OnTimeout   RegoOutcome `json:"onTimeout,omitempty"`
+	DryRun      bool        `json:"dryRun,omitempty"`   // decide and log; every request is allowed
+	SkipBody    bool        `json:"skipBody,omitempty"` // input has neither parsed_body nor truncated_body
+	// DecisionLog: a line of JSON for each decision goes to standard output.
+	// MaskPath and DropPath are the rules that say what of it is left out.
+	DecisionLog bool              `json:"decisionLog,omitempty"`
+	MaskPath    string            `json:"maskPath,omitempty"` // default data.system.log.mask
+	DropPath    string            `json:"dropPath,omitempty"` // default data.system.log.drop
+	Labels      map[string]string `json:"labels,omitempty"`   // of decision log lines
 }
+
+// RegoOutcome is what a missing decision counts as.
+type RegoOutcome string
+
+const (
+	RegoDeny  RegoOutcome = "deny"
+	RegoAllow RegoOutcome = "allow"
+	RegoFail  RegoOutcome = "error" // the provider's failOpen and statusOnError decide
+)

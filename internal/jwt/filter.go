@@ -1,6 +1,7 @@
 package jwt
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
@@ -33,6 +34,19 @@ func New(f *ir.JWT, verifier func(*ir.JWTProvider) (*Verifier, error)) (*Filter,
 		}
 	}
 	return out, nil
+}
+
+// Holds reports whether a header (lower case) may hold a token, or the claims
+// of one, and so must not be shown.
+func (f *Filter) Holds(header string) bool {
+	for _, v := range f.verifiers {
+		for i := range v.places.headers {
+			if v.places.headers[i].Name == header {
+				return true
+			}
+		}
+	}
+	return slices.Contains(f.outputs, header)
 }
 
 // Request is what a filter looks at and changes: tokens are taken off, headers

@@ -79,6 +79,9 @@ func (p *pod) start() error {
 	}
 	if p.spec.Sidecar || p.spec.Gateway {
 		argv, env, token := p.room.opts.Sidecar(p.workload())
+		if path := p.identitySocket(); path != "" {
+			env = append(env, "TULLE_WORKLOAD_API="+path)
+		}
 		p.wg.Go(func() { p.keep(ProxyContainer, argv, env, token) })
 	}
 	if !p.spec.Gateway {
@@ -118,6 +121,20 @@ func (p *pod) files() error {
 		}
 	}
 	return nil
+}
+
+// maxSocketPath is what fits into a Unix socket's address.
+const maxSocketPath = 107
+
+// identitySocket is where the sidecar serves the SPIFFE Workload API to the
+// application; "" where there is nobody to serve, or the run's folder lies too
+// deep for the address of a socket.
+func (p *pod) identitySocket() string {
+	path := filepath.Join(p.room.podDir(p.spec.Name), "spiffe")
+	if !p.spec.Sidecar || p.spec.Gateway || len(path) > maxSocketPath {
+		return ""
+	}
+	return path
 }
 
 func (p *pod) volumeDir(name string) string {
@@ -180,6 +197,9 @@ func (p *pod) argv() []string {
 
 func (p *pod) appEnv() []string {
 	var env []string
+	if path := p.identitySocket(); path != "" {
+		env = append(env, "SPIFFE_ENDPOINT_SOCKET=unix://"+path) // first: what the manifest says wins
+	}
 	for _, e := range p.spec.Env {
 		env = append(env, strings.ReplaceAll(e, podIPPlaceholder, p.addr.String()))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/explain"
 	"github.com/tulle-mesh/tulle/internal/extauthz"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/rego"
 )
 
 // agree compares one step. explain knows the configuration, not what
@@ -47,17 +48,14 @@ func agree(r *runner, st *step, who string, q *request, outs []outcome) {
 // ask puts explain's question to an authorizer past its sidecar, as the
 // control plane of one machine does.
 func (r *runner) ask(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict {
-	p := r.world.pods[workload]
-	c, err := extauthz.New(extauthz.Options{Name: f.Provider, PackAsBytes: f.PackAsBytes, Dial: func(ctx context.Context) (net.Conn, error) {
-		return p.host.dial(ctx, netip.AddrPortFrom(loopback, port))
-	}})
-	if err != nil {
-		return authz.Verdict{Err: err}
-	}
-	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return c.Check(ctx, e)
+	if f.Rego != nil {
+		return rego.DecideOnce(ctx, f, e)
+	}
+	return extauthz.AskOnce(ctx, f, func(ctx context.Context) (net.Conn, error) {
+		return r.world.pods[workload].host.dial(ctx, netip.AddrPortFrom(loopback, port))
+	}, e)
 }
 
 func steps(a *explain.Answer) string {

@@ -2,6 +2,7 @@ package meshtest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -58,7 +59,7 @@ func runOracle(t *testing.T, blocks []block) {
 		t.Fatal(err)
 	}
 	base, _ := splitYAML("world.yaml", 1, strings.Split(string(text), "\n"))
-	base = append(base, identify(document{file: "mesh.yaml", line: 1, text: defaultMesh}))
+	base = append(base, identify(document{file: "mesh.yaml", line: 1, text: oracleMesh}))
 	w.docs = base
 	if _, err := w.reconcile(); err != nil {
 		t.Fatal(err)
@@ -82,6 +83,18 @@ func runOracle(t *testing.T, blocks []block) {
 		}
 	}
 }
+
+// oracleMesh logs what the tables ask for.
+const oracleMesh = `apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    accessLogFile: /dev/stdout
+    accessLogEncoding: JSON
+    accessLogFormat: |
+      {"request": "%REQ(X-MESH-REQUEST)%", "audit": "%DYNAMIC_METADATA(tulle:audit_policy)%", "hint": "%DYNAMIC_METADATA(envoy.common:access_log_hint)%", "dry": "%DYNAMIC_METADATA(tulle:dry_run_verdict)%"}
+`
 
 type oracle struct {
 	t *testing.T
@@ -142,13 +155,23 @@ func (o *oracle) decide(b *block, c *oracleCase) {
 	if by := c.options["by"]; by != "" && by != shortPolicy(d.Policy) {
 		o.t.Errorf("%s: %s: decided by %q, want %q\n%s", c.place, b.title, shortPolicy(d.Policy), by, c.text)
 	}
+	if want := c.options["audit"]; want != "" && want != shortPolicy(d.Audit) {
+		o.t.Errorf("%s: %s: audited by %q, want %q", c.place, b.title, shortPolicy(d.Audit), want)
+	}
+	if want := c.options["dry"]; want != "" && (want == "allow") != d.Would() {
+		o.t.Errorf("%s: %s: with the dry-run policies: %v, want %s", c.place, b.title, d.Would(), want)
+	}
 	o.same(b, c, "live", o.live(c, from))
+	o.logged(b, c, target)
 	a, err := explain.Explain(o.w.index, o.question(c, from), nil)
 	if err != nil {
 		o.t.Errorf("%s: explain: %v", c.place, err)
 		return
 	}
 	o.same(b, c, "explain", a.Allowed)
+	if want := c.options["dry"]; want != "" && want != a.DryRun {
+		o.t.Errorf("%s: %s: explain: with the dry-run policies %q, want %s", c.place, b.title, a.DryRun, want)
+	}
 }
 
 func (o *oracle) same(b *block, c *oracleCase, who string, allow bool) {
@@ -195,7 +218,9 @@ func (o *oracle) inProcess(c *oracleCase, from, target *pod) (authz.Decision, er
 	if in.Path, err = route.NormalizePath(chain.HTTP.PathNormalization, path); err != nil {
 		return authz.Decision{}, err
 	}
-	_ = query
+	if query != "" {
+		in.Query = "?" + query
+	}
 	fields := &header.Map{}
 	for name, values := range c.req.header {
 		for _, v := range values {
@@ -248,6 +273,28 @@ func (o *oracle) live(c *oracleCase, from *pod) bool {
 		o.t.Errorf("%s: neither allowed nor denied: %s %s", c.place, &out, out.body)
 	}
 	return true
+}
+
+// logged compares what the target's access log says beside the verdict.
+func (o *oracle) logged(b *block, c *oracleCase, target *pod) {
+	o.t.Helper()
+	if c.options["audit"] == "" && c.options["dry"] == "" {
+		return
+	}
+	pause(o.t.Context(), logBatch)
+	synctest.Wait()
+	lines := target.log.since(0)
+	var last struct{ Audit, Hint, Dry string }
+	if len(lines) == 0 || json.Unmarshal([]byte(lines[len(lines)-1]), &last) != nil {
+		o.t.Errorf("%s: nothing is logged", c.place)
+		return
+	}
+	if want := c.options["audit"]; want != "" && (want != shortPolicy(last.Audit) || (want == "none") == (last.Hint == "true")) {
+		o.t.Errorf("%s: %s: logged as audited by %q (hint %q), want %q", c.place, b.title, last.Audit, last.Hint, want)
+	}
+	if want := c.options["dry"]; want != "" && want != last.Dry {
+		o.t.Errorf("%s: %s: logged with the dry-run policies: %q, want %s", c.place, b.title, last.Dry, want)
+	}
 }
 
 func (o *oracle) liveTCP(c *oracleCase, from *pod) bool {

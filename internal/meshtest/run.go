@@ -145,6 +145,16 @@ func (r *runner) step(st *step) error {
 		return r.credential(rest)
 	case "name":
 		return r.world.names.set(rest)
+	case "certificate":
+		who, kind, ok := strings.Cut(rest, ": ")
+		if !ok {
+			return fmt.Errorf("want %q", "certificate NAME: KIND")
+		}
+		return r.world.misidentify(who, kind)
+	case "certificates":
+		return r.renewals(rest)
+	case "rotate":
+		return r.rotate(st, rest)
 	case "external":
 		return r.external(rest)
 	case "from":

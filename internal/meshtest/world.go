@@ -33,6 +33,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/jwks"
 	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/rego"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/telemetry"
 	"github.com/tulle-mesh/tulle/internal/xds"
@@ -43,6 +44,8 @@ import (
 type world struct {
 	net       *network
 	authority *ca.Authority
+	signing   signing // what the authority signs with
+	renewals  renewals
 	public    *ca.Authority // signs the certificates of applications and externals
 	docs      []document
 	set       *resource.Set
@@ -67,12 +70,13 @@ type world struct {
 // pod is one instance: its namespace, its proxy if it has one, its application.
 type pod struct {
 	*resource.Workload
-	host   *host
-	proxy  *proxy.Proxy
-	holder *identity.Holder
-	log    *accessLog
-	app    *app
-	client *client
+	host    *host
+	proxy   *proxy.Proxy
+	holder  *identity.Holder
+	rotator *ca.Rotator // nil: the certificate stays as it is
+	log     *accessLog
+	app     *app
+	client  *client
 
 	stopped bool
 }
@@ -81,7 +85,7 @@ type pod struct {
 const drainTime = 5 * time.Second
 
 func newWorld(p protocol) (*world, error) {
-	authority, err := ca.New("cluster.local")
+	authority, signs, err := newAuthority()
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +95,7 @@ func newWorld(p protocol) (*world, error) {
 	}
 	w := &world{
 		public: public, externals: map[string]*pod{}, names: &names{known: map[string]nameAnswer{}},
-		net: newNetwork(), authority: authority, pods: map[string]*pod{}, unready: map[string]bool{}, gone: map[string]bool{},
+		net: newNetwork(), authority: authority, signing: signs, pods: map[string]*pod{}, unready: map[string]bool{}, gone: map[string]bool{},
 		vips: map[string]netip.Addr{}, addresses: map[string]netip.Addr{}, protocol: p, log: slog.New(slog.DiscardHandler), issuers: map[string]*issuer{},
 	}
 	w.keys = jwks.NewResolver(jwks.Options{Client: &http.Client{Transport: w}, Changed: func() { w.keysChanged.Store(true) }, Log: w.log})
@@ -103,6 +107,7 @@ func newWorld(p protocol) (*world, error) {
 // close ends everything; afterwards no goroutine of the world is left.
 func (w *world) close() {
 	w.keys.Close()
+	w.renewals.stop()
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
 	w.outside.client.close()
@@ -132,7 +137,7 @@ func (w *world) reconcile() ([]resource.Problem, error) {
 	}
 	set, problems := resource.Parse(files)
 	w.assign(set)
-	set.Workloads = w.workloads(set)
+	set.Workloads, set.Roots = w.workloads(set), w.authority.Roots()
 	w.fetchKeys(set)
 	w.set, w.index = set, compile.Prepare(set)
 	w.translate()
@@ -170,6 +175,9 @@ func (w *world) push(p *pod) error {
 	received, err := xds.Decode(encoded, sent.Node)
 	if err != nil {
 		return fmt.Errorf("%s: decode: %w", p.Name, err)
+	}
+	if !agent.Trust(p.holder, received) && p.rotator != nil {
+		p.rotator.Renew()
 	}
 	if err := p.proxy.Apply(received); err != nil {
 		return fmt.Errorf("%s: NACK: %w", p.Name, err)
@@ -232,11 +240,14 @@ func (w *world) startProxy(p *pod) error {
 		return err
 	}
 	p.holder = identity.NewHolder(id.TrustDomain)
-	if err := certify(w.authority, id, p.holder); err != nil {
-		return err
+	if w.renewals.ttl == 0 { // otherwise start has it renewed from the first one on
+		if err := certify(w.authority, id, p.holder); err != nil {
+			return err
+		}
 	}
+	w.renewals.start(w, p)
 	p.log = &accessLog{}
-	o := agent.ProxyOptions(p.holder)
+	o := agent.ProxyOptions(p.holder, rego.NewHost(io.Discard, slog.New(slog.DiscardHandler)))
 	o.DebugKey = sha256.Sum256([]byte(debugCredential))
 	o.Listen = func(_ context.Context, l *ir.Listener) (net.Listener, error) { return p.host.listen(l.Address) }
 	o.Resolver = w.names

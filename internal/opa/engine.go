@@ -1,7 +1,5 @@
-// Package opa is the embedded Open Policy Agent: Rego from files, decided in
-// this process, served as Envoy's ext_authz v3 and as OPA's REST API. A policy
-// moves between this and openpolicyagent/opa-envoy-plugin unchanged: the input
-// and decision documents are the same.
+// Package opa is the embedded Open Policy Agent: Rego from files, served as
+// Envoy's ext_authz v3 and as OPA's REST API.
 package opa
 
 import (
@@ -17,11 +15,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/storage"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
+	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/rego"
 )
 
 const (
@@ -29,62 +27,31 @@ const (
 	maxPolicyFiles = 2000
 )
 
-// Engine evaluates one query over the newest good policy. Safe for concurrent
-// use; Load calls must not overlap.
+// Engine holds the newest good policy. Safe for concurrent use; Load calls must
+// not overlap.
 type Engine struct {
-	query   string
-	current atomic.Pointer[policy]
-}
-
-// policy is one loaded state.
-type policy struct {
-	prepared rego.PreparedEvalQuery
-	compiler *ast.Compiler
-	store    storage.Store
-	modules  map[string]string
-	warnings []string
+	path    string // of the decision
+	current atomic.Pointer[rego.Policy]
 }
 
 // NewEngine returns an engine without policy: every decision is an error
-// until Load has succeeded once. query is a path such as envoy/authz/allow.
-func NewEngine(path string) *Engine {
-	if path == "" {
-		path = "envoy/authz/allow"
-	}
-	return &Engine{query: "data." + strings.ReplaceAll(strings.Trim(path, "/"), "/", ".")}
-}
+// until Load has succeeded once. path is one such as envoy/authz/allow.
+func NewEngine(path string) *Engine { return &Engine{path: path} }
 
 // Load reads policies and data from files and folders and puts them in force.
 // On error (with file, line and column) the last good policy stays.
-func (e *Engine) Load(ctx context.Context, paths []string) error {
+func (e *Engine) Load(paths []string) error {
 	modules, data, err := read(paths)
 	if err != nil {
 		return err
 	}
-	return e.set(ctx, modules, data)
-}
-
-func (e *Engine) set(ctx context.Context, modules map[string]string, data map[string]any) error {
-	parsed := map[string]*ast.Module{}
-	for name, text := range modules {
-		m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1})
-		if err != nil {
-			return err
-		}
-		parsed[name] = m
-	}
-	compiler := ast.NewCompiler()
-	if compiler.Compile(parsed); compiler.Failed() {
-		return compiler.Errors
-	}
-	store := inmem.NewFromObject(data)
-	prepared, err := rego.New(rego.Query(e.query), rego.Compiler(compiler), rego.Store(store)).PrepareForEval(ctx)
+	doc, err := json.Marshal(data)
 	if err != nil {
 		return err
 	}
-	p := &policy{prepared: prepared, compiler: compiler, store: store, modules: modules}
-	if !hasDefault(parsed, e.query) {
-		p.warnings = append(p.warnings, e.query+" has no default: requests that no rule decides are errors, and a provider with failOpen lets them pass (write: default allow := false)")
+	p, err := rego.Compile(&ir.Rego{Name: "opa", Query: rego.Query(e.path), Modules: modules, Data: string(doc)})
+	if err != nil {
+		return err
 	}
 	e.current.Store(p)
 	return nil
@@ -93,48 +60,24 @@ func (e *Engine) set(ctx context.Context, modules map[string]string, data map[st
 // Warnings about the policy in force.
 func (e *Engine) Warnings() []string {
 	if p := e.current.Load(); p != nil {
-		return p.warnings
+		return p.Warnings()
 	}
 	return nil
 }
 
-func hasDefault(modules map[string]*ast.Module, query string) bool {
-	for _, m := range modules {
-		for _, r := range m.Rules {
-			if r.Default && m.Package.Path.String()+"."+r.Head.Name.String() == query {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 var errNoPolicy = errors.New("no policy is loaded")
 
-// eval runs the query; the result is the decision document.
-func (e *Engine) eval(ctx context.Context, input ast.Value) (result any, took time.Duration, err error) {
+// check decides by the policy in force; log may be nil.
+func (e *Engine) check(ctx context.Context, log *rego.DecisionLog, r *authz.External) authz.Verdict {
 	p := e.current.Load()
 	if p == nil {
-		return nil, 0, errNoPolicy
+		return authz.Verdict{Err: errNoPolicy}
 	}
-	defer func() {
-		if r := recover(); r != nil { // a builtin must not take the process down
-			err = fmt.Errorf("evaluation panicked: %v", r)
-		}
-	}()
-	start := time.Now()
-	rs, err := p.prepared.Eval(ctx, rego.EvalParsedInput(input))
-	took = time.Since(start)
-	switch {
-	case err != nil:
-		return nil, took, err
-	case len(rs) == 0:
-		return nil, took, errors.New("the decision is undefined")
-	case len(rs) > 1 || len(rs[0].Expressions) != 1:
-		return nil, took, errors.New("the query has several results")
-	}
-	return rs[0].Expressions[0].Value, took, nil
+	return rego.NewDecider(p, log, decideTimeout).Check(ctx, r)
 }
+
+// decideTimeout bounds one decision; callers have shorter ones of their own.
+const decideTimeout = 10 * time.Second
 
 // read collects .rego files (tests left out) and data documents.
 func read(paths []string) (map[string]string, map[string]any, error) {
@@ -161,9 +104,9 @@ func read(paths []string) (map[string]string, map[string]any, error) {
 	sort.Strings(files)
 	for _, path := range files {
 		base := filepath.Base(path)
-		rego := strings.HasSuffix(base, ".rego") && !strings.HasSuffix(base, "_test.rego")
+		isRego := strings.HasSuffix(base, ".rego") && !strings.HasSuffix(base, "_test.rego")
 		isData := base == "data.json" || base == "data.yaml" || base == "data.yml"
-		if !rego && !isData {
+		if !isRego && !isData {
 			continue
 		}
 		info, err := os.Stat(path)
@@ -180,7 +123,7 @@ func read(paths []string) (map[string]string, map[string]any, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if rego {
+		if isRego {
 			modules[path] = string(b)
 			continue
 		}

@@ -19,7 +19,7 @@ import (
 	typepb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/fsnotify/fsnotify"
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/rego"
+	oparego "github.com/open-policy-agent/opa/v1/rego"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -30,6 +30,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/ir"
+	"github.com/tulle-mesh/tulle/internal/rego"
 )
 
 // Options of Run.
@@ -46,15 +47,15 @@ type Options struct {
 // Run serves until ctx ends.
 func Run(ctx context.Context, o Options) error {
 	e := NewEngine(o.Path)
-	if err := e.Load(ctx, o.Paths); err != nil {
+	if err := e.Load(o.Paths); err != nil {
 		return err
 	}
 	for _, w := range e.Warnings() {
 		o.Log.Warn(w)
 	}
-	d := &Decider{Engine: e}
+	s := &extAuthz{engine: e}
 	if o.Console && o.DecisionLog != nil {
-		d.Log = NewDecisionLog(o.DecisionLog)
+		s.log = rego.NewDecisionLog(o.DecisionLog)
 	}
 	rest, err := net.Listen("tcp", o.Addr)
 	if err != nil {
@@ -66,7 +67,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	gs := grpc.NewServer(grpc.MaxRecvMsgSize(4 << 20))
-	auth.RegisterAuthorizationServer(gs, &extAuthz{d: d})
+	auth.RegisterAuthorizationServer(gs, s)
 	grpc_health_v1.RegisterHealthServer(gs, health.NewServer())
 	hs := &http.Server{Handler: e.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	g, ctx := errgroup.WithContext(ctx)
@@ -83,7 +84,7 @@ func Run(ctx context.Context, o Options) error {
 		gs.GracefulStop()
 		return hs.Close()
 	})
-	o.Log.Info("OPA serves", "rest", o.Addr, "ext_authz", o.GRPCAddr, "decision", e.query)
+	o.Log.Info("OPA serves", "rest", o.Addr, "ext_authz", o.GRPCAddr, "decision", rego.Query(e.path))
 	return g.Wait()
 }
 
@@ -114,7 +115,7 @@ func (e *Engine) watch(ctx context.Context, o Options) error {
 		case err := <-w.Errors:
 			o.Log.Warn("watching policies", "err", err)
 		case <-timer.C:
-			if err := e.Load(ctx, o.Paths); err != nil {
+			if err := e.Load(o.Paths); err != nil {
 				o.Log.Error("policy refused, the last good one stays in force", "err", err)
 				continue
 			}
@@ -126,22 +127,28 @@ func (e *Engine) watch(ctx context.Context, o Options) error {
 // extAuthz serves envoy.service.auth.v3.
 type extAuthz struct {
 	auth.UnimplementedAuthorizationServer
-	d *Decider
+	engine *Engine
+	log    *rego.DecisionLog // nil: none
 }
 
 // Check decides one request of a foreign proxy.
 func (s *extAuthz) Check(ctx context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
-	v := s.d.Check(ctx, external(r))
+	v := s.engine.check(ctx, s.log, external(r))
 	if v.Err != nil {
 		// An error, not a denial: the proxy's own failure mode decides.
 		return nil, fmt.Errorf("decision: %w", v.Err)
 	}
 	out := &auth.CheckResponse{Status: &status.Status{Code: int32(codes.OK)}}
-	if v.Detail != "" {
-		out.DynamicMetadata = &structpb.Struct{Fields: map[string]*structpb.Value{"decision_id": structpb.NewStringValue(v.Detail)}}
+	if v.Metadata != nil {
+		m, err := structpb.NewStruct(plain(v.Metadata).(map[string]any))
+		if err != nil {
+			return nil, fmt.Errorf("decision: dynamic_metadata: %w", err)
+		}
+		out.DynamicMetadata = m
 	}
 	if v.Allow {
-		out.HttpResponse = &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{Headers: options(v.Headers), HeadersToRemove: v.RemoveHeaders, ResponseHeadersToAdd: responseOptions(v.ResponseHeaders)}}
+		out.HttpResponse = &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{Headers: options(v.Headers), HeadersToRemove: v.RemoveHeaders, ResponseHeadersToAdd: responseOptions(v.ResponseHeaders),
+			QueryParametersToSet: parameters(v.SetQuery), QueryParametersToRemove: v.RemoveQuery}}
 		return out, nil
 	}
 	out.Status.Code = int32(codes.PermissionDenied)
@@ -168,6 +175,36 @@ func responseOptions(list []authz.ResponseHeader) []*core.HeaderValueOption {
 	return out
 }
 
+func parameters(list []ir.Header) []*core.QueryParameter {
+	var out []*core.QueryParameter
+	for _, h := range list {
+		out = append(out, &core.QueryParameter{Key: h.Name, Value: h.Value})
+	}
+	return out
+}
+
+// plain makes of a decision's numbers what protobuf's Struct takes.
+func plain(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		f, _ := v.Float64() // Rego's numbers are JSON's
+		return f
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, one := range v {
+			out[k] = plain(one)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, one := range v {
+			out[i] = plain(one)
+		}
+		return out
+	}
+	return v
+}
+
 // external reads a CheckRequest.
 func external(r *auth.CheckRequest) *authz.External {
 	a := r.GetAttributes()
@@ -180,16 +217,17 @@ func external(r *auth.CheckRequest) *authz.External {
 		return e
 	}
 	e.ID, e.Method, e.Path, e.Host, e.Scheme, e.Protocol = h.Id, h.Method, h.Path, h.Host, h.Scheme, h.Protocol
+	own := map[string]bool{":authority": true, ":method": true, ":path": true, ":scheme": true, "x-envoy-auth-partial-body": true}
 	e.Headers = func(yield func(name, value string) bool) {
 		for k, v := range h.Headers {
-			if !yield(k, v) {
+			if !own[k] && !yield(k, v) {
 				return
 			}
 		}
 	}
 	e.Body = []byte(h.Body)
 	if len(h.RawBody) > 0 {
-		e.Body = h.RawBody
+		e.Body, e.RawBody = h.RawBody, true
 	}
 	e.BodyTruncated = h.Headers["x-envoy-auth-partial-body"] == "true"
 	return e
@@ -218,7 +256,7 @@ func (e *Engine) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/data", e.data)
 	mux.HandleFunc("GET /v1/policies", func(w http.ResponseWriter, _ *http.Request) {
 		list := []map[string]string{}
-		for name, text := range e.current.Load().modules {
+		for name, text := range e.current.Load().Modules() {
 			list = append(list, map[string]string{"id": name, "raw": text})
 		}
 		reply(w, http.StatusOK, map[string]any{"result": list})
@@ -253,11 +291,11 @@ func (e *Engine) data(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	p := e.current.Load()
-	opts := []func(*rego.Rego){rego.ParsedQuery(ast.NewBody(ast.NewExpr(ast.NewTerm(ref)))), rego.Compiler(p.compiler), rego.Store(p.store)}
+	opts := []func(*oparego.Rego){oparego.ParsedQuery(ast.NewBody(ast.NewExpr(ast.NewTerm(ref)))), oparego.Compiler(p.Compiler()), oparego.Store(p.Store())}
 	if body.Input != nil {
-		opts = append(opts, rego.Input(body.Input))
+		opts = append(opts, oparego.Input(body.Input))
 	}
-	rs, err := rego.New(opts...).Eval(r.Context())
+	rs, err := oparego.New(opts...).Eval(r.Context())
 	if err != nil {
 		apiError(w, http.StatusInternalServerError, "internal_error", err.Error())
 		return

@@ -42,10 +42,14 @@ type Denial struct {
 	Headers  map[string]string `json:"headers,omitempty"`
 	SNI      string            `json:"sni,omitempty"`
 
-	Principal   string         `json:"principal,omitempty"` // that mTLS proved
-	Source      netip.AddrPort `json:"source,omitzero"`
-	Destination netip.AddrPort `json:"destination,omitzero"`
-	Local       string         `json:"local"` // this workload's SPIFFE ID
+	Principal string `json:"principal,omitempty"` // that mTLS proved
+	// RequestPrincipal is the verified token's; TokenFault is what is wrong with
+	// a token that was refused, and what an operator should look at.
+	RequestPrincipal string         `json:"requestPrincipal,omitempty"`
+	TokenFault       string         `json:"tokenFault,omitempty"`
+	Source           netip.AddrPort `json:"source,omitzero"`
+	Destination      netip.AddrPort `json:"destination,omitzero"`
+	Local            string         `json:"local"` // this workload's SPIFFE ID
 
 	Status  int    `json:"status,omitempty"`
 	Details string `json:"details"` // response code details
@@ -213,15 +217,29 @@ func newDenial(decision *authz.Decision, in *authz.Input, c *chain) *Denial {
 			d.External.Error = clip(v.Err.Error())
 		}
 	}
-	_, considered := c.authz.Trace(in, answered{decision.External})
+	d.RequestPrincipal = in.Token.Principal()
+	if r := decision.Token; r != nil {
+		d.Status, d.TokenFault = r.Status, r.Reason
+		if r.Hint != "" {
+			d.TokenFault += ": " + clip(r.Hint)
+		}
+	}
+	_, considered := c.authz.Trace(in, answered{decision.External, in.Token, decision.Token})
 	for _, k := range considered {
 		d.Considered = append(d.Considered, DenialRule{k.Action, k.Policy.Name, k.Policy.Origin, clip(k.Missed)})
 	}
 	return d
 }
 
-// answered gives Trace the verdict that is known instead of asking again.
-type answered struct{ verdict *authz.Verdict }
+// answered gives Trace what is known instead of asking and verifying again.
+type answered struct {
+	verdict *authz.Verdict
+	token   *authz.Token
+	refused *authz.Refusal
+}
+
+// Authenticate implements authz.Authenticator.
+func (a answered) Authenticate(*ir.JWT) (*authz.Token, *authz.Refusal) { return a.token, a.refused }
 
 // Ask implements authz.Asker.
 func (a answered) Ask(*ir.ExtAuthz) authz.Verdict {
@@ -248,7 +266,7 @@ func (x *exchange) maskedHeaders() map[string]string {
 			break
 		}
 		value := f.Value
-		if authz.SecretHeader(f.Name) {
+		if authz.SecretHeader(f.Name) || x.chain.tokenHeader(f.Name) {
 			value = "masked"
 		}
 		out[clip(f.Name)] = clip(value)

@@ -162,6 +162,9 @@ func (x *exchange) authorize() bool {
 	}
 	x.authz = x.input()
 	decision := x.chain.authz.Check(&x.authz, x)
+	if decision.Marked() {
+		x.d.p.judged(&decision, &x.rec, "http")
+	}
 	if !decision.Allow {
 		x.deny(&decision)
 	}
@@ -174,7 +177,7 @@ func (x *exchange) input() authz.Input {
 	return authz.Input{
 		Principal: d.peer, SourceIP: d.remote.Addr(), RemoteIP: x.remoteIP(), DestinationIP: d.local.Addr(),
 		DestinationPort: d.local.Port(), SNI: d.sni, HTTP: true,
-		Host: x.req.Host, Method: x.method, Path: x.path, Headers: &x.req.Fields,
+		Host: x.req.Host, Method: x.method, Path: x.path, Query: x.query, Headers: &x.req.Fields,
 	}
 }
 

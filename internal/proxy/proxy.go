@@ -100,6 +100,7 @@ type Proxy struct {
 	debugs   bool // there is a debug credential
 
 	routeCounters routeCounters
+	authz         authzCounters
 }
 
 // New returns a proxy that serves nothing until Apply.

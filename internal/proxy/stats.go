@@ -75,6 +75,7 @@ func (p *Proxy) Collect(e *telemetry.Exposition) {
 	p.metrics.Collect(e)
 	p.upstream.Collect(e)
 	p.routeCounters.collect(e)
+	p.authz.collect(e)
 	p.denials.collect(e)
 	s := &p.stats
 	s.http2.collect(e)

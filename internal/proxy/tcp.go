@@ -71,6 +71,9 @@ func (s *tcpSession) authorize() bool {
 		return true
 	}
 	d := s.chain.authz.Check(s.input(), s)
+	if d.Marked() {
+		s.p.judged(&d, &s.rec, "tcp")
+	}
 	if d.Allow {
 		return true
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
@@ -41,6 +42,16 @@ func (p *Proxy) bindVerifiers(c *chain) error {
 	return nil
 }
 
+// tokenHeader reports whether a header holds tokens here, or what is in them.
+func (c *chain) tokenHeader(name string) bool {
+	for _, f := range c.tokens {
+		if f.Holds(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // Authenticate implements authz.Authenticator: it verifies the request's
 // tokens, takes them off the request and sets what was asked for. The target
 // that is logged is the one without token, as in Envoy.
@@ -52,6 +63,26 @@ func (x *exchange) Authenticate(f *ir.JWT) (*authz.Token, *authz.Refusal) {
 		x.query, x.req.Path = r.Query, raw+r.Query
 	}
 	return token, refused
+}
+
+// handshake stands for the request that opened what is still open. Its token
+// was verified then, and is off the request by now: it counts while a rule for
+// its issuer is in force. That it expires ends nothing, as in Envoy.
+type handshake struct{ token *authz.Token }
+
+// Authenticate implements authz.Authenticator.
+func (h handshake) Authenticate(f *ir.JWT) (*authz.Token, *authz.Refusal) {
+	for i := range f.Providers {
+		if p := &f.Providers[i]; h.token != nil && (p.Issuer == "" || p.Issuer == h.token.Issuer) {
+			return h.token, nil
+		}
+	}
+	return nil, nil
+}
+
+// Ask implements authz.Asker.
+func (handshake) Ask(f *ir.ExtAuthz) authz.Verdict {
+	return authz.Verdict{Err: errors.New("provider " + f.Provider + " is not asked again")}
 }
 
 // maxRealm bounds the URI in a challenge, as in Envoy.

@@ -58,7 +58,7 @@ func (x *exchange) stillAllowed() func(next *runtime) bool {
 	if !in.HTTP { // no policy was there to decide
 		in = x.input()
 	}
-	in.Host, in.Method, in.Path = strings.Clone(in.Host), strings.Clone(in.Method), strings.Clone(in.Path)
+	in.Host, in.Method, in.Path, in.Query = strings.Clone(in.Host), strings.Clone(in.Method), strings.Clone(in.Path), strings.Clone(in.Query)
 	headers := &header.Map{}
 	for _, f := range x.req.Fields.Fields {
 		headers.Add(strings.Clone(f.Name), strings.Clone(f.Value))
@@ -77,6 +77,8 @@ func (x *exchange) stillAllowed() func(next *runtime) bool {
 				return true
 			}
 		}
-		return c.authz.Check(&in, nil).Allow
+		again := in
+		again.Token = nil
+		return c.authz.Check(&again, handshake{in.Token}).Allow
 	}
 }

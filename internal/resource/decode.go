@@ -82,6 +82,7 @@ func (o *object) decode() {
 	case "/ConfigMap":
 		kubernetes(o, &s.ConfigMaps, &corev1.ConfigMap{})
 		o.meshConfig()
+		o.checkRego(&s.ConfigMaps)
 	case "/Secret":
 		kubernetes(o, &s.Secrets, &corev1.Secret{})
 	case "apps/Deployment":

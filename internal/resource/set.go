@@ -104,10 +104,13 @@ type Set struct {
 	Services        []*Service
 	ServiceAccounts []*ServiceAccount
 	ConfigMaps      []*ConfigMap
-	Secrets         []*Secret
-	Deployments     []*Deployment
-	StatefulSets    []*StatefulSet
-	Jobs            []*Job
+	// BrokenRego are ConfigMaps that were to decide for a provider (RegoProvider)
+	// and cannot: what it would have been asked is refused.
+	BrokenRego   []Meta
+	Secrets      []*Secret
+	Deployments  []*Deployment
+	StatefulSets []*StatefulSet
+	Jobs         []*Job
 
 	Local []*Local // tulle.dev/v1alpha1
 	// CompatibilityVersion is the Istio whose defaults are meant, "latest" or

@@ -48,11 +48,28 @@ func validateAuthorizationPolicy(o *object, p *security.AuthorizationPolicy) {
 	if p.Selector != nil && (p.TargetRef != nil || len(p.TargetRefs) > 0) {
 		o.fail("spec.selector", "only one of selector, targetRef and targetRefs may be set")
 	}
-	if p.Action == security.AuthorizationPolicy_ALLOW && p.Rules == nil && p.Selector == nil {
+	if p.Action == security.AuthorizationPolicy_ALLOW && p.Rules == nil {
 		o.warn("spec", "an ALLOW policy without rules refuses every request in its scope", "rules: [{}] allows all")
 	}
+	o.dryRun(p.Action)
 	for i, r := range p.Rules {
 		o.rule(at("spec.rules", i), r, custom)
+	}
+}
+
+// dryRun checks the annotation that has a policy evaluated without being in
+// force: Istio knows it for ALLOW and DENY only.
+func (o *object) dryRun(action security.AuthorizationPolicy_Action) {
+	text, ok := o.Annotations["istio.io/dry-run"]
+	if !ok {
+		return
+	}
+	dry, err := strconv.ParseBool(text)
+	if err != nil {
+		o.warn("metadata.annotations", fmt.Sprintf("istio.io/dry-run: %q is not a boolean: the policy is in force, as in Istio", text), `write "true"`)
+	}
+	if dry && action != security.AuthorizationPolicy_ALLOW && action != security.AuthorizationPolicy_DENY {
+		o.fail("metadata.annotations", "istio.io/dry-run is for ALLOW and DENY policies only")
 	}
 }
 

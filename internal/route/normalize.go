@@ -3,15 +3,19 @@ package route
 import (
 	"errors"
 	"strings"
+	"unicode/utf8"
 )
 
 var errPath = errors.New("path escapes its root or holds a malformed escape")
 
 // NormalizePath applies MeshConfig.pathNormalization, so that routing,
 // authorization and the upstream see one path. mode is "" or BASE (RFC 3986
-// dot segments, backslash as slash, escapes of unreserved characters decoded), NONE,
-// MERGE_SLASHES, DECODE_AND_MERGE_SLASHES (also %2F and %5C). A path that is
-// normal already is returned as it is, without allocating.
+// dot segments, backslash as slash, escapes of unreserved characters decoded,
+// characters that may not stand in a path escaped), NONE, MERGE_SLASHES,
+// DECODE_AND_MERGE_SLASHES (also %2F and %5C). Other escapes keep their case, as
+// Envoy leaves them. Where Envoy lets a malformed escape stand or stops at the
+// root, this is an error: what such a path means is anybody's guess. A path that
+// is normal already is returned as it is, without allocating.
 func NormalizePath(mode, path string) (string, error) {
 	if mode == "NONE" || path == "*" || clean(mode, path) {
 		return path, nil
@@ -20,11 +24,10 @@ func NormalizePath(mode, path string) (string, error) {
 	if mode == "DECODE_AND_MERGE_SLASHES" {
 		s = decodeSlashes(s)
 	}
-	s, err := decodeUnreserved(s)
+	s, err := canonical(s)
 	if err != nil {
 		return "", err
 	}
-	s = strings.ReplaceAll(s, `\`, "/")
 	if s, err = removeDots(s); err != nil {
 		return "", err
 	}
@@ -38,9 +41,7 @@ func NormalizePath(mode, path string) (string, error) {
 func clean(mode, path string) bool {
 	merge := mode == "MERGE_SLASHES" || mode == "DECODE_AND_MERGE_SLASHES"
 	for i := 0; i < len(path); i++ {
-		switch path[i] {
-		case '%', '\\':
-			return false
+		switch c := path[i]; c {
 		case '.':
 			if i > 0 && path[i-1] == '/' {
 				return false
@@ -49,10 +50,23 @@ func clean(mode, path string) bool {
 			if merge && i > 0 && path[i-1] == '/' {
 				return false
 			}
+		default:
+			if special[c] {
+				return false
+			}
 		}
 	}
 	return true
 }
+
+// special are the bytes that canonical changes or must look at: escapes, the
+// backslash, and what Envoy's URL library escapes.
+var special = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c <= ' ' || c >= 0x7f || strings.IndexByte("%\\\"<>^`{|}#?", byte(c)) >= 0
+	}
+	return t
+}()
 
 func mergeSlashes(s string) string {
 	for strings.Contains(s, "//") {
@@ -65,38 +79,48 @@ func decodeSlashes(s string) string {
 	return strings.NewReplacer("%2F", "/", "%2f", "/", "%5C", "/", "%5c", "/").Replace(s)
 }
 
-// decodeUnreserved decodes escapes of unreserved characters, which never need
-// one (RFC 3986 section 6.2.2.2), and refuses malformed ones.
-func decodeUnreserved(s string) (string, error) {
-	if strings.IndexByte(s, '%') < 0 {
-		return s, nil
+// canonical decodes escapes of unreserved characters, which never need one (RFC
+// 3986 section 6.2.2.2), escapes what may not stand in a path, and makes a
+// backslash a slash. It refuses escapes that are malformed, NUL, and bytes that
+// are no UTF-8.
+func canonical(s string) (string, error) {
+	if !utf8.ValidString(s) {
+		return "", errPath
 	}
-	b := make([]byte, 0, len(s))
+	const hex = "0123456789ABCDEF"
+	b := make([]byte, 0, len(s)+8)
 	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			b = append(b, s[i])
-			continue
-		}
-		if i+2 >= len(s) {
-			return "", errPath
-		}
-		hi, lo := unhex(s[i+1]), unhex(s[i+2])
-		if hi < 0 || lo < 0 {
-			return "", errPath
-		}
-		c := byte(hi<<4 | lo)
+		c := s[i]
 		switch {
 		case c == 0:
 			return "", errPath
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_', c == '~':
+		case c == '\\':
+			b = append(b, '/')
+		case c != '%' && special[c]:
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		case c != '%':
 			b = append(b, c)
 		default:
-			const hex = "0123456789ABCDEF"
-			b = append(b, '%', hex[hi], hex[lo])
+			if i+2 >= len(s) {
+				return "", errPath
+			}
+			hi, lo := unhex(s[i+1]), unhex(s[i+2])
+			if hi < 0 || lo < 0 || hi == 0 && lo == 0 {
+				return "", errPath
+			}
+			if c := byte(hi<<4 | lo); unreserved(c) {
+				b = append(b, c)
+			} else {
+				b = append(b, s[i:i+3]...)
+			}
+			i += 2
 		}
-		i += 2
 	}
 	return string(b), nil
+}
+
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
 }
 
 func unhex(c byte) int {

@@ -96,6 +96,7 @@ func keepLastGood(set, last *resource.Set, problems []resource.Problem) []resour
 	set.Denied = slices.DeleteFunc(set.Denied, func(d resource.Denied) bool {
 		return k.kept[id{d.Kind, d.Namespace, d.Name}] || d.Name == "" && k.from[[2]string{d.Kind, d.Pos.File}]
 	})
+	set.BrokenRego = slices.DeleteFunc(set.BrokenRego, func(m resource.Meta) bool { return k.kept[id{m.Kind, m.Namespace, m.Name}] })
 	set.Sort()
 	for i := range problems {
 		o := problems[i].Origin

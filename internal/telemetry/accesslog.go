@@ -275,6 +275,11 @@ func lookup(name, arg string) (func(*Record) string, error) {
 			}
 			return responseField(r, second)
 		}, nil
+	case "DYNAMIC_METADATA":
+		if get := metadata(arg); get != nil {
+			return get, nil
+		}
+		return nil, fmt.Errorf("metadata %q is not supported", arg)
 	}
 	return nil, fmt.Errorf("operator %s(…) is not supported", name)
 }

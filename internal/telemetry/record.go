@@ -64,4 +64,5 @@ type Record struct {
 	RequestID                         string
 	GRPCStatus                        string
 	Series                            SeriesKey
+	Authorization                     Authorization
 }

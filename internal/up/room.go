@@ -28,6 +28,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/machine"
+	"github.com/tulle-mesh/tulle/internal/rego"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/source"
 	"github.com/tulle-mesh/tulle/internal/xds"
@@ -103,7 +104,7 @@ func runRoom(s *spec, files []*os.File) error {
 	}); err != nil {
 		return err
 	}
-	r.control = control.New(control.Options{Sources: []source.Source{r.source}, Authorize: r.authorize, Changed: r.changed, Ask: r.ask, CompatibilityVersion: s.CompatibilityVersion, Log: r.log})
+	r.control = control.New(control.Options{Sources: []source.Source{r.source}, Authorize: r.authorize, Changed: r.changed, Ask: r.ask, Fetch: r.keyClient(), CompatibilityVersion: s.CompatibilityVersion, Log: r.log})
 	return r.run(ctx, files)
 }
 
@@ -248,18 +249,12 @@ const askTime = 5 * time.Second
 // ask puts a request that explain imagines to an external authorizer of the
 // room, past its sidecar.
 func (r *room) ask(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict {
-	dial := func(ctx context.Context) (net.Conn, error) { return r.machine.DialLocal(ctx, workload, int(port)) }
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
-	if f.HTTP != nil {
-		return extauthz.AskHTTP(ctx, f, dial, e)
+	if f.Rego != nil {
+		return rego.DecideOnce(ctx, f, e)
 	}
-	client, err := extauthz.New(extauthz.Options{Name: f.Provider, Authority: f.Authority, PackAsBytes: f.PackAsBytes, Dial: dial})
-	if err != nil {
-		return authz.Verdict{Err: err}
-	}
-	defer client.Close()
-	return client.Check(ctx, e)
+	return extauthz.AskOnce(ctx, f, func(ctx context.Context) (net.Conn, error) { return r.machine.DialLocal(ctx, workload, int(port)) }, e)
 }
 
 // sidecar says how a workload's proxy is started.
@@ -272,6 +267,9 @@ func (r *room) sidecar(w *resource.Workload) (argv, env []string, token string) 
 	}
 	s := agent.Spec{Node: node, Discovery: net.JoinHostPort(machine.Gateway.String(), discoveryPort), RootCA: string(r.authority.Roots()), DebugKey: r.debugKey}
 	argv, env = s.Command(r.spec.Self)
+	if ttl := os.Getenv(agent.TTLEnv); ttl != "" { // of the user who called tulle up; sidecars get nothing else of it
+		env = append(env, agent.TTLEnv+"="+ttl)
+	}
 	// Two threads, as Istio's concurrency; garbage is cheap beside system calls.
 	return argv, append(env, "GOGC=200", "GOMAXPROCS=2"), r.tokens.Issue(id)
 }

@@ -10,6 +10,7 @@ import (
 	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	netext "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/ext_authz/v3"
 	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	uritemplate "github.com/envoyproxy/go-control-plane/envoy/extensions/path/match/uri_template/v3"
 	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 
@@ -34,7 +35,7 @@ func httpFilters(filters []ir.Filter) []named {
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_" + strings.ToLower(string(f.RBAC.Action)) + "_"}})
 		case f.RBAC != nil:
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{Rules: rules(f.RBAC.Action, f.RBAC.Policies)}})
-		case f.ExtAuthz.Broken != "":
+		case f.ExtAuthz.Broken != "" || f.ExtAuthz.Cluster == "":
 			out = append(out, named{"envoy.filters.http.rbac", &httprbac.RBAC{Rules: rules(ir.Deny, brokenNames(f.ExtAuthz))}})
 		default:
 			e := f.ExtAuthz
@@ -53,10 +54,10 @@ func networkFilters(filters []ir.Filter) []named {
 		switch {
 		case f.JWT != nil: // of requests only: compile makes none for a connection
 		case f.RBAC != nil && f.RBAC.DryRun:
-			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_"}})
+			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", ShadowRules: rules(f.RBAC.Action, f.RBAC.Policies), ShadowRulesStatPrefix: "istio_dry_run_" + strings.ToLower(string(f.RBAC.Action)) + "_"}})
 		case f.RBAC != nil:
 			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", Rules: rules(f.RBAC.Action, f.RBAC.Policies)}})
-		case f.ExtAuthz.Broken != "":
+		case f.ExtAuthz.Broken != "" || f.ExtAuthz.Cluster == "":
 			out = append(out, named{"envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: "tcp.", Rules: rules(ir.Deny, brokenNames(f.ExtAuthz))}})
 		default:
 			e := f.ExtAuthz
@@ -102,7 +103,10 @@ func permission(e *ir.Expr) *rbacpb.Permission {
 	case ir.AttrSNI:
 		return &rbacpb.Permission{Rule: &rbacpb.Permission_RequestedServerName{RequestedServerName: stringMatcher(e.Value)}}
 	case ir.AttrPath:
-		return &rbacpb.Permission{Rule: &rbacpb.Permission_UrlPath{UrlPath: &matcher.PathMatcher{Rule: &matcher.PathMatcher_Path{Path: pathMatcher(e.Value)}}}}
+		if e.Value.Kind == ir.Template {
+			return &rbacpb.Permission{Rule: &rbacpb.Permission_UriTemplate{UriTemplate: uriTemplate(e.Value.Value)}}
+		}
+		return &rbacpb.Permission{Rule: &rbacpb.Permission_UrlPath{UrlPath: &matcher.PathMatcher{Rule: &matcher.PathMatcher_Path{Path: stringMatcher(e.Value)}}}}
 	}
 	return &rbacpb.Permission{Rule: &rbacpb.Permission_Header{Header: headerMatcher(e)}}
 }
@@ -138,13 +142,10 @@ func principal(e *ir.Expr) *rbacpb.Principal {
 	return &rbacpb.Principal{Identifier: &rbacpb.Principal_Header{Header: headerMatcher(e)}}
 }
 
-// pathMatcher writes path templates as regular expressions, as Istio does.
-func pathMatcher(m ir.Match) *matcher.StringMatcher {
-	if m.Kind == ir.Template {
-		expr := strings.NewReplacer("{**}", ".*", "{*}", "[^/]+").Replace(m.Value)
-		return &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_SafeRegex{SafeRegex: regex("^" + expr + "$")}}
-	}
-	return stringMatcher(m)
+// uriTemplate is a path template in Envoy's words: without Istio's braces.
+func uriTemplate(v string) *core.TypedExtensionConfig {
+	v = strings.NewReplacer("{**}", "**", "{*}", "*").Replace(v)
+	return &core.TypedExtensionConfig{Name: "uri-template", TypedConfig: pack(&uritemplate.UriTemplateMatchConfig{PathTemplate: v})}
 }
 
 func headerMatcher(e *ir.Expr) *routepb.HeaderMatcher {

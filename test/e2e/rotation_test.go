@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestRotation runs ResearchFlow under load with certificates that live for ten
+// seconds, and changes the mesh's root meanwhile: no request fails. It takes
+// about half a minute; TULLE_ROTATION makes it longer (make rotation).
+func TestRotation(t *testing.T) {
+	d := 20 * time.Second
+	if text := os.Getenv("TULLE_ROTATION"); text != "" {
+		var err error
+		if d, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("SECRET_TTL", "10s")
+	m := start(t)
+	before := m.authority()
+	stop := m.load()
+	began := time.Now()
+	pause := time.NewTimer(d / 4)
+	defer pause.Stop()
+	<-pause.C
+	if out, code := m.tulle("ca", "rotate"); code != 0 {
+		t.Fatalf("tulle ca rotate: %d %s", code, out)
+	}
+	// Old certificates end within ten seconds; then the old root is gone.
+	m.eventually(d+30*time.Second, func() error {
+		if now := m.authority(); now.Phase != "stable" || len(now.Roots) != 1 || now.Roots[0] == before.Roots[0] {
+			return fmt.Errorf("the authority: %+v", now)
+		}
+		return nil
+	})
+	rest := time.NewTimer(d - time.Since(began))
+	defer rest.Stop()
+	<-rest.C
+	good, bad := stop()
+	if len(bad) > 0 {
+		t.Errorf("%d requests failed, %d did not; the first: %s", len(bad), good, bad[0])
+	}
+	if good < int64(d/time.Second) {
+		t.Errorf("only %d requests in %s", good, d)
+	}
+	t.Logf("%d requests", good)
+	m.rootFile()
+}
+
+// authority is what "tulle ca" says.
+func (m *mesh) authority() (s struct {
+	Phase string
+	Roots []string
+}) {
+	m.t.Helper()
+	out, code := m.tulle("ca", "-o", "json")
+	if code != 0 {
+		m.t.Fatalf("tulle ca: %d %s", code, out)
+	}
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		m.t.Fatalf("tulle ca: %v in %s", err, out)
+	}
+	return s
+}
+
+// rootFile: the root that the run's folder shows is the one in force, and its
+// owner's only.
+func (m *mesh) rootFile() {
+	m.t.Helper()
+	root := filepath.Join(m.state(), "root-cert.pem")
+	if info, err := os.Stat(root); err != nil || info.Mode().Perm() != 0o600 {
+		m.t.Errorf("root-cert.pem: %v %v", info, err)
+	}
+	text, err := os.ReadFile(root)
+	if n := strings.Count(string(text), "BEGIN CERTIFICATE"); err != nil || n != 1 {
+		m.t.Errorf("root-cert.pem: %d roots, %v", n, err)
+	}
+}
