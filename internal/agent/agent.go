@@ -49,23 +49,14 @@ type Options struct {
 	Ports     Ports
 	// CertificateTTL is asked of the CA; 0 is the CA's default (24h).
 	CertificateTTL time.Duration
-<<<<<<< HEAD
-=======
 	// DebugKey is the hash of the debug credential (proxy.Options.DebugKey).
 	DebugKey [32]byte
->>>>>>> main
 	// WorkloadAPI is the path of the SPIFFE Workload API's socket for the
 	// application; "" serves none. SameNetwork: see workloadapi.Options.
 	WorkloadAPI string
 	SameNetwork bool
-<<<<<<< HEAD
-	// DebugKey is the hash of the debug credential (proxy.Options.DebugKey).
-	DebugKey [32]byte
-	Log      *slog.Logger
-=======
 	Rego        Rego // nil: none is decided here
 	Log         *slog.Logger
->>>>>>> main
 }
 
 // Ports the agent serves on; 0 leaves one out. Istio's numbers are in

@@ -87,11 +87,6 @@ func Main(rego func(*slog.Logger) Rego) error {
 	}
 	return Run(ctx, Options{
 		Node: s.Node, Discovery: s.Discovery, RootCA: []byte(s.RootCA), Token: func() string { return string(token) }, Mark: mark,
-<<<<<<< HEAD
-		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, DebugKey: debug,
-		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-=======
 		Ports: ports, CertificateTTL: ttl, WorkloadAPI: os.Getenv(apiEnv), SameNetwork: true, DebugKey: debug, Rego: decider, Log: log,
->>>>>>> main
 	})
 }

@@ -28,14 +28,10 @@ resource < source;
 resource, ir < compile;
 ir < route, authz, nameserver;
 identity < ca, workloadapi;
-<<<<<<< HEAD
 ca, identity < tokenreview;
-authz, ir < opa, extauthz;
-=======
 authz, ir < rego, opa, extauthz;
 rego < opa;
 rego < resource;                                # to say where a policy is wrong
->>>>>>> main
 ir, authz, header, jwks < jwt;
 jwks < resource, compile, control;
 ir, telemetry, header, h1, h2 < upstream;
