@@ -65,7 +65,8 @@ func build(t *testing.T) {
 // mesh is one `tulle up` with its own copy of the manifests and its own ports.
 type mesh struct {
 	t       *testing.T
-	dir     string // manifests and run
+	dir     string   // manifests and run
+	args    []string // of tulle up, beyond the usual
 	cmd     *exec.Cmd
 	out     *output
 	gateway string
@@ -95,10 +96,10 @@ func (o *output) String() string {
 
 // start brings ResearchFlow up and waits until it is ready. It skips, and says
 // why, where the kernel forbids this user the namespaces.
-func start(t *testing.T) *mesh {
+func start(t *testing.T, args ...string) *mesh {
 	t.Helper()
 	build(t)
-	m := &mesh{t: t, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
+	m := &mesh{t: t, args: args, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
 	m.manifests()
 	m.run()
 	t.Cleanup(m.stop)
@@ -159,6 +160,7 @@ func (m *mesh) run() {
 	m.gateway, m.https, m.opa = "localhost:"+ports[0], "localhost:"+ports[1], "localhost:"+ports[2]
 	m.cmd = exec.Command(binaries.tulle, "up", m.dir+"/local.yaml",
 		"--port", "gateway="+ports[0], "--port", "gateway-https="+ports[1], "--port", "opa="+ports[2], "--port", "opa-grpc="+ports[3])
+	m.cmd.Args = append(m.cmd.Args, m.args...)
 	m.cmd.Env = m.env()
 	m.cmd.Stdout, m.cmd.Stderr = m.out, m.out
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/ca"
 )
 
 // TestRotation runs ResearchFlow under load with certificates that live for ten
@@ -51,6 +53,42 @@ func TestRotation(t *testing.T) {
 	}
 	t.Logf("%d requests", good)
 	m.rootFile()
+}
+
+// TestPluggedIn brings the mesh up with an authority of its own folder, which
+// tulle up makes; other files in it are another root. Applications find their
+// Workload API.
+func TestPluggedIn(t *testing.T) {
+	t.Setenv("SECRET_TTL", "10s")
+	dir := filepath.Join(t.TempDir(), "cacerts")
+	m := start(t, "--ca", dir)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%s: %v %v", dir, info, err)
+	}
+	before := m.authority()
+	if out, code := m.tulle("ca", "rotate"); code == 0 || !strings.Contains(out, "put the new one's files into "+dir) {
+		t.Errorf("tulle ca rotate: %d %s", code, out)
+	}
+	if out, code := m.tulle("exec", "worker", "--", "sh", "-c", `test -S "${SPIFFE_ENDPOINT_SOCKET#unix://}"`); code != 0 {
+		t.Errorf("no Workload API for the application: %d %s", code, out)
+	}
+	next, err := ca.NewIssuer("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	m.eventually(time.Minute, func() error {
+		if now := m.authority(); now.Phase != "stable" || len(now.Roots) != 1 || now.Roots[0] == before.Roots[0] {
+			return fmt.Errorf("the authority: %+v", now)
+		}
+		return nil
+	})
+	m.rootFile()
+	if status, body := m.call("viewer", "GET", "http://"+m.gateway+"/api/work", ""); status != 200 {
+		t.Errorf("after the change: %d %s", status, body)
+	}
 }
 
 // authority is what "tulle ca" says.
