@@ -5,7 +5,7 @@ FUZZ ?= 30s
 SEED ?= 0
 N ?= 60
 
-.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory bench-opa hostile soak rotation e2e demo istio-diff interop opa
+.PHONY: help build test race lint golden fuzz bench bench-pair bench-policies bench-memory bench-opa hostile soak rotation e2e demo istio-diff interop opa
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -39,6 +39,9 @@ bench: ## Go benchmarks
 bench-pair: ## two sidecars in a row beside HAProxy; ARGS="-only http1 -rounds 5" (installs peers and load tools with apt)
 	bench/pair/tools
 	go run ./bench/pair $(ARGS)
+
+bench-policies: ## what authorization costs a request: 1000 policies in the mesh, 20 on the workload, with the bar
+	go run ./bench/policies
 
 bench-memory: ## what a sidecar's memory is, with the bars
 	go run ./bench/memory $(ARGS)
