@@ -72,14 +72,11 @@ func (b *builder) keys(p *ir.JWTProvider, r tokenRule) {
 		p.Keys = r.Jwks
 		return
 	}
-	set, ok := b.set.KeySets[resource.KeySource(r.JWTRule)]
-	switch {
-	case !ok:
-		p.KeysMissing = "they have not been fetched yet"
-	case set.Document == "":
-		p.KeysMissing = set.Error
-	default:
-		p.Keys = set.Document
+	source := resource.KeySource(r.JWTRule)
+	if p.Keys = b.set.KeySets[source].Document; p.Keys == "" {
+		// Why is not for proxies: the reason may read otherwise at each try, and
+		// every change of it would be a change of their configuration.
+		p.KeysMissing = "the control plane has not fetched them from " + source.String()
 	}
 }
 

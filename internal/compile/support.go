@@ -24,6 +24,7 @@ func (x *Index) checkSupport() {
 		"data.mesh.outboundTrafficPolicy.mode": x.mesh.GetOutboundTrafficPolicy().GetMode() > meshv1.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, // dynamic DNS
 	})
 	x.checkTrust()
+	x.checkParameters()
 	for _, vs := range x.set.VirtualServices {
 		x.checkVirtualService(vs)
 	}
@@ -32,9 +33,7 @@ func (x *Index) checkSupport() {
 	}
 	for _, p := range x.set.AuthorizationPolicies {
 		x.checkPrincipals(p)
-		if p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0 {
-			x.unsupported(&p.Meta, "spec.targetRefs")
-		}
+		x.checkTargets(p)
 	}
 	x.checkPolicies()
 	for _, g := range x.set.Gateways {

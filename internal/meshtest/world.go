@@ -159,7 +159,11 @@ func (w *world) reconcile() ([]resource.Problem, error) {
 // fetchKeys gives new sources of keys the time of their first answer, as the
 // control plane does.
 func (w *world) fetchKeys(set *resource.Set) {
-	w.keys.Want(compile.KeySources(set))
+	sources := compile.KeySources(set)
+	w.keys.Want(sources)
+	if len(sources) == 0 {
+		return // and worlds without a bubble, which have no issuers, can be made
+	}
 	synctest.Wait()
 	w.keysChanged.Store(false)
 	set.KeySets = w.keys.Sets()

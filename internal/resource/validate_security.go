@@ -48,6 +48,14 @@ func validateAuthorizationPolicy(o *object, p *security.AuthorizationPolicy) {
 	if p.Selector != nil && (p.TargetRef != nil || len(p.TargetRefs) > 0) {
 		o.fail("spec.selector", "only one of selector, targetRef and targetRefs may be set")
 	}
+	if len(p.TargetRefs) > 16 || p.TargetRef != nil && len(p.TargetRefs) > 0 {
+		o.fail("spec.targetRefs", "at most 16 targets, in either targetRef or targetRefs")
+	}
+	for i, r := range append(slices.Clone(p.TargetRefs), p.TargetRef) {
+		if r != nil && (r.Namespace != "" && r.Namespace != o.Namespace || r.Kind == "" || r.Name == "") {
+			o.fail(at("spec.targetRefs", i), "a target has a kind and a name, in the policy's own namespace")
+		}
+	}
 	if p.Action == security.AuthorizationPolicy_ALLOW && p.Rules == nil {
 		o.warn("spec", "an ALLOW policy without rules refuses every request in its scope", "rules: [{}] allows all")
 	}

@@ -172,6 +172,9 @@ func TestGoSPIFFE(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = p.authority.Rotate(ctx, next, func(context.Context) error {
+		if ctx.Err() != nil { // the test has ended the rotation, and the watch with it
+			return ctx.Err()
+		}
 		roots, err := ca.ParseCertificates(p.authority.Roots())
 		if err != nil {
 			return err

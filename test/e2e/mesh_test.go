@@ -71,6 +71,7 @@ type mesh struct {
 	gateway string
 	https   string
 	opa     string
+	overlay string // of the manifests; "" is the base
 	tokens  map[string]string
 	ended   chan struct{}
 }
@@ -95,10 +96,13 @@ func (o *output) String() string {
 
 // start brings ResearchFlow up and waits until it is ready. It skips, and says
 // why, where the kernel forbids this user the namespaces.
-func start(t *testing.T) *mesh {
+func start(t *testing.T) *mesh { return startOverlay(t, "") }
+
+// startOverlay is start with one of the manifests' overlays.
+func startOverlay(t *testing.T, overlay string) *mesh {
 	t.Helper()
 	build(t)
-	m := &mesh{t: t, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
+	m := &mesh{t: t, overlay: overlay, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
 	m.manifests()
 	m.run()
 	t.Cleanup(m.stop)
@@ -111,12 +115,19 @@ func (m *mesh) manifests() {
 	if err := os.CopyFS(filepath.Join(m.dir, "base"), os.DirFS(filepath.Join(root, "infrastructure", "kubernetes", "base"))); err != nil {
 		m.t.Fatal(err)
 	}
+	if err := os.CopyFS(filepath.Join(m.dir, "overlays"), os.DirFS(filepath.Join(root, "infrastructure", "kubernetes", "overlays"))); err != nil {
+		m.t.Fatal(err)
+	}
+	folder := "base"
+	if m.overlay != "" {
+		folder = "overlays/" + m.overlay
+	}
 	local, err := os.ReadFile(filepath.Join(root, "examples", "researchflow", "local.yaml"))
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	text := strings.ReplaceAll(string(local), "$(BUILD)/researchflow", binaries.app)
-	text = strings.Replace(text, "../../infrastructure/kubernetes/base", "base", 1)
+	text = strings.Replace(text, "../../infrastructure/kubernetes/base", folder, 1)
 	text = regexp.MustCompile(`(?m)^  build:\n(    .*\n)+`).ReplaceAllString(text, "")
 	m.write("local.yaml", text)
 	key, err := os.ReadFile(filepath.Join(root, "examples", "researchflow", "demo-key.pem"))
@@ -157,8 +168,11 @@ func (m *mesh) run() {
 	m.t.Helper()
 	ports := freePorts(m.t, 4)
 	m.gateway, m.https, m.opa = "localhost:"+ports[0], "localhost:"+ports[1], "localhost:"+ports[2]
-	m.cmd = exec.Command(binaries.tulle, "up", m.dir+"/local.yaml",
-		"--port", "gateway="+ports[0], "--port", "gateway-https="+ports[1], "--port", "opa="+ports[2], "--port", "opa-grpc="+ports[3])
+	args := []string{"up", m.dir + "/local.yaml", "--port", "gateway=" + ports[0], "--port", "gateway-https=" + ports[1]}
+	if m.overlay == "" { // which has an OPA
+		args = append(args, "--port", "opa="+ports[2], "--port", "opa-grpc="+ports[3])
+	}
+	m.cmd = exec.Command(binaries.tulle, args...)
 	m.cmd.Env = m.env()
 	m.cmd.Stdout, m.cmd.Stderr = m.out, m.out
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
