@@ -57,6 +57,7 @@ type world struct {
 	addresses map[string]netip.Addr
 	outside   *pod
 	externals map[string]*pod // servers outside of the mesh, by name
+	names     *names
 	protocol  protocol
 	log       *slog.Logger
 
@@ -93,7 +94,7 @@ func newWorld(p protocol) (*world, error) {
 		return nil, err
 	}
 	w := &world{
-		public: public, externals: map[string]*pod{},
+		public: public, externals: map[string]*pod{}, names: &names{known: map[string]nameAnswer{}},
 		net: newNetwork(), authority: authority, signing: signs, pods: map[string]*pod{}, unready: map[string]bool{}, gone: map[string]bool{},
 		vips: map[string]netip.Addr{}, addresses: map[string]netip.Addr{}, protocol: p, log: slog.New(slog.DiscardHandler), issuers: map[string]*issuer{},
 	}
@@ -253,6 +254,7 @@ func (w *world) startProxy(p *pod) error {
 	o := agent.ProxyOptions(p.holder, rego.NewHost(io.Discard, slog.New(slog.DiscardHandler)))
 	o.DebugKey = sha256.Sum256([]byte(debugCredential))
 	o.Listen = func(_ context.Context, l *ir.Listener) (net.Listener, error) { return p.host.listen(l.Address) }
+	o.Resolver = w.names
 	o.OriginalDst, o.Dial, o.Log = originalDst, p.host.dialProxy, w.log
 	o.OpenLog = func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(p.log), nil }
 	p.proxy = proxy.New(o)
