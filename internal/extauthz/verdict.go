@@ -75,6 +75,7 @@ func allowed(v *authz.Verdict, ok *auth.OkHttpResponse) (err error) {
 		}
 		v.RemoveQuery = append(v.RemoveQuery, name)
 	}
+	//lint:ignore SA1019 deprecated, and what authorizers still send
 	if m := ok.GetDynamicMetadata(); m != nil { //nolint:staticcheck // deprecated, and goes before the outer one where it is used
 		v.Metadata = m.AsMap()
 	}
@@ -89,6 +90,7 @@ func requestHeaders(list []*core.HeaderValueOption) (set, add []ir.Header, err e
 		if err != nil {
 			return nil, nil, err
 		}
+		//lint:ignore SA1019 deprecated, and what authorizers still send
 		if o.GetAppend().GetValue() { //nolint:staticcheck // the only field that counts
 			add = append(add, h)
 		} else {
@@ -99,6 +101,7 @@ func requestHeaders(list []*core.HeaderValueOption) (set, add []ir.Header, err e
 }
 
 func appendAction(o *core.HeaderValueOption) authz.Append {
+	//lint:ignore SA1019 deprecated, and what authorizers still send
 	if a := o.GetAppend(); a != nil { //nolint:staticcheck // the old field goes before the new one where it is used
 		if a.Value {
 			return authz.Add
