@@ -29,7 +29,7 @@ type tokenRule struct {
 func (b *builder) tokenRules() []tokenRule {
 	var out []tokenRule
 	for _, r := range b.set.RequestAuths {
-		if len(r.Spec.TargetRefs) > 0 || r.Spec.TargetRef != nil || r.Namespace != b.node.Namespace && r.Namespace != b.rootNamespace() || !matches(r.Spec.Selector, b.node.Labels) {
+		if !b.attached(&r.Meta, r.Spec, b.node.Namespace, b.node.Labels, b.node.Type == ir.Router) {
 			continue
 		}
 		for i, j := range r.Spec.JwtRules {
@@ -83,9 +83,7 @@ func (b *builder) keys(p *ir.JWTProvider, r tokenRule) {
 // checkRequestAuth names what of the kind is not supported, and keys that
 // cannot be fetched.
 func (x *Index) checkRequestAuth(r *resource.RequestAuth) {
-	if r.Spec.TargetRef != nil || len(r.Spec.TargetRefs) > 0 {
-		x.unsupported(&r.Meta, "spec.targetRefs")
-	}
+	x.checkTargets(&r.Meta, r.Spec)
 	for i, j := range r.Spec.JwtRules {
 		set := x.set.KeySets[resource.KeySource(j)]
 		if j.Jwks != "" || set.Error == "" {

@@ -33,7 +33,7 @@ func (x *Index) checkSupport() {
 	}
 	for _, p := range x.set.AuthorizationPolicies {
 		x.checkPrincipals(p)
-		x.checkTargets(p)
+		x.checkTargets(&p.Meta, p.Spec)
 	}
 	x.checkPolicies()
 	for _, g := range x.set.Gateways {

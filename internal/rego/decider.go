@@ -104,7 +104,7 @@ func (d *Decider) Check(ctx context.Context, r *authz.External) authz.Verdict {
 	key, again := d.question(buf[:0], r)
 	if again && d.log == nil {
 		if known := d.policy.memo.get(key, start); known != nil {
-			return d.dry(known.verdict)
+			return d.finish(known.verdict, known.result, r)
 		}
 	}
 	input, doc, err := d.policy.input(r)
@@ -118,7 +118,7 @@ func (d *Decider) Check(ctx context.Context, r *authz.External) authz.Verdict {
 	if d.log != nil {
 		d.record(ctx, &v, doc, result, start, err)
 	}
-	return d.dry(v)
+	return d.finish(v, result, r)
 }
 
 // question is the key of a decision that may be remembered.
@@ -155,10 +155,14 @@ func (d *Decider) decide(ctx context.Context, key []byte, again bool, input ast.
 	return v, result, err
 }
 
-// dry lets everything pass where the policy is only tried.
-func (d *Decider) dry(v authz.Verdict) authz.Verdict {
+// finish lets everything pass where the policy is only tried, and gives a denial
+// its evidence.
+func (d *Decider) finish(v authz.Verdict, result ast.Value, r *authz.External) authz.Verdict {
 	if d.policy.spec.DryRun {
 		return authz.Verdict{Allow: true, Detail: v.Detail, Metadata: v.Metadata}
+	}
+	if !v.Allow && d.contract {
+		v.Evidence = func() ([]byte, []byte) { return d.policy.evidence(r, result) }
 	}
 	return v
 }

@@ -2,7 +2,6 @@ package rego
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"log/slog"
 	"net/netip"
@@ -257,6 +256,24 @@ drop if input.input.attributes.request.http.method == "HEAD"`
 	}
 }
 
+// A denial can show what it was made of, without secrets.
+func TestEvidence(t *testing.T) {
+	p, err := NewHost(nil, slog.New(slog.DiscardHandler)).Provider(&ir.ExtAuthz{Rego: spec("package envoy.authz\nallow := {\"allowed\": false, \"body\": \"no\"} if input.attributes.request.http.method")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time the decision is remembered
+		v := p.Check(t.Context(), request("authorization", "Bearer secret", "x-user", "vera"))
+		input, result := v.Evidence()
+		if s := string(input); !strings.Contains(s, `"x-user":"vera"`) || !strings.Contains(s, `"method":"GET"`) || strings.Contains(s, "secret") {
+			t.Errorf("input %s", s)
+		}
+		if string(result) != `{"allowed":false,"body":"no"}` {
+			t.Errorf("result %s", result)
+		}
+	}
+}
+
 const base = "../../infrastructure/kubernetes/base/opa/"
 
 func researchflow(t testing.TB) *ir.Rego {
@@ -272,5 +289,3 @@ func researchflow(t testing.TB) *ir.Rego {
 	s.Data = read("data.json")
 	return s
 }
-
-var _ = context.Background

@@ -65,7 +65,8 @@ func build(t *testing.T) {
 // mesh is one `tulle up` with its own copy of the manifests and its own ports.
 type mesh struct {
 	t       *testing.T
-	dir     string // manifests and run
+	dir     string   // manifests and run
+	args    []string // of tulle up, beyond the usual
 	cmd     *exec.Cmd
 	out     *output
 	gateway string
@@ -96,13 +97,14 @@ func (o *output) String() string {
 
 // start brings ResearchFlow up and waits until it is ready. It skips, and says
 // why, where the kernel forbids this user the namespaces.
-func start(t *testing.T) *mesh { return startOverlay(t, "") }
+func start(t *testing.T, args ...string) *mesh { return startOverlay(t, "", args...) }
 
-// startOverlay is start with one of the manifests' overlays.
-func startOverlay(t *testing.T, overlay string) *mesh {
+// startOverlay is start with one of the manifests' overlays; args are more
+// arguments of "tulle up".
+func startOverlay(t *testing.T, overlay string, args ...string) *mesh {
 	t.Helper()
 	build(t)
-	m := &mesh{t: t, overlay: overlay, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
+	m := &mesh{t: t, overlay: overlay, args: args, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
 	m.manifests()
 	m.run()
 	t.Cleanup(m.stop)
@@ -172,7 +174,7 @@ func (m *mesh) run() {
 	if m.overlay == "" { // which has an OPA
 		args = append(args, "--port", "opa="+ports[2], "--port", "opa-grpc="+ports[3])
 	}
-	m.cmd = exec.Command(binaries.tulle, args...)
+	m.cmd = exec.Command(binaries.tulle, append(args, m.args...)...)
 	m.cmd.Env = m.env()
 	m.cmd.Stdout, m.cmd.Stderr = m.out, m.out
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
