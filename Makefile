@@ -5,7 +5,7 @@ FUZZ ?= 30s
 SEED ?= 0
 N ?= 60
 
-.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory hostile soak rotation e2e demo istio-diff interop
+.PHONY: help build test race lint golden fuzz bench bench-pair bench-memory bench-certificates hostile soak rotation e2e demo istio-diff interop
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -41,6 +41,9 @@ bench-pair: ## two sidecars in a row beside HAProxy; ARGS="-only http1 -rounds 5
 
 bench-memory: ## what a sidecar's memory is, with the bars
 	go run ./bench/memory $(ARGS)
+
+bench-certificates: ## every sidecar of a mesh asks for a certificate at once, with the bars
+	go run ./bench/certificates $(ARGS)
 
 hostile: ## hostile peers, with figures: memory for each connection, what the others notice
 	TULLE_HOSTILE=$(or $(CONNS),4000) go test -count=1 -v -timeout 20m -run TestHostilePeers ./internal/proxy | grep -E "hostile:|FAIL|^ok"
