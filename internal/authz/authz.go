@@ -32,6 +32,8 @@ type Input struct {
 	Headers Headers
 	// Token is the request's verified token, nil for none. A JWT step sets it.
 	Token *Token
+
+	memo memo // of Check and Trace
 }
 
 // Asker puts a request to the external authorizer of a CUSTOM step.
@@ -90,7 +92,8 @@ type step struct {
 
 type policy struct {
 	*ir.Policy
-	permission, principal matcher
+	permission, principal matcher // for Trace
+	rule                  terms   // both, taken apart
 }
 
 // name of a policy; "" for nil.
@@ -103,7 +106,7 @@ func (p *policy) name() string {
 
 // New compiles filters. The error names the policy.
 func New(filters []ir.Filter) (*Engine, error) {
-	e := &Engine{}
+	e, x := &Engine{}, &indexer{tables: map[textKey]*table{}, sets: map[string]*set{}}
 	for i, f := range filters {
 		s := step{rbac: f.RBAC, ext: f.ExtAuthz, jwt: f.JWT}
 		var list []ir.Policy
@@ -122,12 +125,13 @@ func New(filters []ir.Filter) (*Engine, error) {
 		for j := range list {
 			p := policy{Policy: &list[j]}
 			var err error
-			if p.permission, err = compile(list[j].Permission); err == nil {
-				p.principal, err = compile(list[j].Principal)
+			if p.permission, err = x.compile(list[j].Permission); err == nil {
+				p.principal, err = x.compile(list[j].Principal)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("policy %s: %w", list[j].Name, err)
 			}
+			p.rule = conjunction(p.principal, p.permission)
 			s.policies = append(s.policies, p)
 		}
 		e.steps = append(e.steps, s)
@@ -138,7 +142,7 @@ func New(filters []ir.Filter) (*Engine, error) {
 // matched returns the first policy that matches.
 func (s *step) matched(in *Input) *policy {
 	for i := range s.policies {
-		if p := &s.policies[i]; p.principal.match(in) && p.permission.match(in) {
+		if p := &s.policies[i]; p.rule.match(in) {
 			return p
 		}
 	}
@@ -148,6 +152,7 @@ func (s *step) matched(in *Input) *policy {
 // Check decides. ask may be nil when no filter is external.
 func (e *Engine) Check(in *Input, ask Asker) Decision {
 	d := Decision{Allow: true}
+	in.memo = memo{}
 	for i := range e.steps {
 		if !e.steps[i].pass(&d, in, ask) {
 			break
@@ -163,6 +168,7 @@ func (s *step) pass(d *Decision, in *Input, ask Asker) bool {
 	}
 	p := s.matched(in)
 	if s.ext != nil {
+		in.memo = memo{} // an authorizer may change headers
 		return p == nil || s.external(d, p, ask)
 	}
 	if s.rbac.DryRun {

@@ -23,6 +23,9 @@ type (
 		read reader // of a text
 		text func(string) bool
 		cidr netip.Prefix
+		// hints, if set: without that bit text need not be called.
+		hints *table
+		hint  uint
 	}
 	// reader finds a text in the input; false: it is not there, and nothing
 	// matches it.
@@ -52,7 +55,7 @@ func (s some) match(in *Input) bool {
 func (n negation) match(in *Input) bool { return !n.of.match(in) }
 
 // compile builds the matcher of an expression; nil is "any".
-func compile(e *ir.Expr) (matcher, error) {
+func (x *indexer) compile(e *ir.Expr) (matcher, error) {
 	if e == nil {
 		return anything{}, nil
 	}
@@ -62,7 +65,7 @@ func compile(e *ir.Expr) (matcher, error) {
 	case ir.And, ir.Or:
 		list := make([]matcher, 0, len(e.Args))
 		for _, a := range e.Args {
-			m, err := compile(a)
+			m, err := x.part(a, e.Op)
 			if err != nil {
 				return nil, err
 			}
@@ -71,17 +74,29 @@ func compile(e *ir.Expr) (matcher, error) {
 		if e.Op == ir.And {
 			return all(list), nil
 		}
-		return gather(list), nil
+		return x.gather(list), nil
 	case ir.Not:
 		if len(e.Args) != 1 {
 			return nil, fmt.Errorf("not: want one argument, have %d", len(e.Args))
 		}
-		m, err := compile(e.Args[0])
+		m, err := x.compile(e.Args[0])
 		return negation{m}, err
 	case ir.Leaf:
-		return compileLeaf(e)
+		m, err := compileLeaf(e)
+		if l, ok := m.(*leaf); ok {
+			return x.set([]*leaf{l}), nil
+		}
+		return m, err
 	}
 	return nil, fmt.Errorf("expression %q is not known", e.Op)
+}
+
+// part compiles an argument; leaves of an OR stay leaves, for gather.
+func (x *indexer) part(e *ir.Expr, op ir.ExprOp) (matcher, error) {
+	if op == ir.Or && e != nil && e.Op == ir.Leaf {
+		return compileLeaf(e)
+	}
+	return x.compile(e)
 }
 
 func compileLeaf(e *ir.Expr) (matcher, error) {

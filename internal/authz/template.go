@@ -31,33 +31,40 @@ func template(want string) (func(string) bool, error) {
 	if strings.Contains(tail, "{") {
 		return nil, fmt.Errorf("path template %q: nothing may follow {**}", want)
 	}
+	t := &segments{open: open, tail: tail}
 	return func(s string) bool {
-		return segments(s, parts, func(s string) bool {
-			if open {
-				return strings.HasSuffix(s, tail)
-			}
-			return s == ""
-		})
+		// What ends a template is usually what tells it from others.
+		return (open || strings.HasSuffix(s, parts[len(parts)-1])) && t.match(s, parts)
 	}, nil
 }
 
-// segments matches literal, {*}, literal, {*} …, literal; end decides about
-// what comes then. An operator shares its segment with nothing in what users
-// write, but the engine does not rely on it.
-func segments(s string, parts []string, end func(string) bool) bool {
+// segments matches literal, {*}, literal, {*} …, literal, and then the end or,
+// if open, anything that ends with tail. An operator shares its segment with
+// nothing in what users write, but the engine does not rely on it.
+type segments struct {
+	open bool
+	tail string
+}
+
+func (t *segments) match(s string, parts []string) bool {
 	s, ok := strings.CutPrefix(s, parts[0])
-	if !ok {
+	switch {
+	case !ok:
 		return false
+	case len(parts) == 1 && t.open:
+		return strings.HasSuffix(s, t.tail)
+	case len(parts) == 1:
+		return s == ""
 	}
-	if len(parts) == 1 {
-		return end(s)
+	n := strings.IndexByte(s, '/')
+	if n < 0 {
+		n = len(s)
 	}
-	limit := strings.IndexByte(s, '/')
-	if limit < 0 {
-		limit = len(s)
+	if next := parts[1]; next != "" && next[0] == '/' || next == "" && !t.open {
+		return n > 0 && t.match(s[n:], parts[1:])
 	}
-	for n := limit; n > 0; n-- {
-		if segments(s[n:], parts[1:], end) {
+	for ; n > 0; n-- {
+		if t.match(s[n:], parts[1:]) {
 			return true
 		}
 	}

@@ -20,6 +20,7 @@ type Considered struct {
 // the step that decided.
 func (e *Engine) Trace(in *Input, ask Asker) (Decision, []Considered) {
 	d := Decision{Allow: true}
+	in.memo = memo{}
 	var list []Considered
 	for i := range e.steps {
 		s := &e.steps[i]

@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,7 +19,7 @@ import (
 func (b *builder) filters(http bool) []ir.Filter {
 	byAction := map[security.AuthorizationPolicy_Action][]*resource.AuthorizationPolicy{}
 	for _, p := range b.set.AuthorizationPolicies {
-		if (p.Namespace == b.node.Namespace || p.Namespace == b.rootNamespace()) && matches(p.Spec.Selector, b.node.Labels) && len(p.Spec.TargetRefs) == 0 && p.Spec.TargetRef == nil {
+		if b.attached(&p.Meta, p.Spec, b.node.Namespace, b.node.Labels, b.node.Type == ir.Router) {
 			byAction[p.Spec.Action] = append(byAction[p.Spec.Action], p)
 		}
 	}
@@ -58,6 +59,8 @@ func (b *builder) rbac(list []*resource.AuthorizationPolicy, action ir.Action, h
 		}
 		to.Policies = append(to.Policies, b.policies(p, action, http)...)
 	}
+	b.sortPolicies(live.Policies)
+	b.sortPolicies(shadow.Policies)
 	var out []ir.Filter
 	if anyShadow {
 		out = append(out, ir.Filter{RBAC: shadow})
@@ -66,6 +69,23 @@ func (b *builder) rbac(list []*resource.AuthorizationPolicy, action ir.Action, h
 		out = append(out, ir.Filter{RBAC: live})
 	}
 	return out
+}
+
+// sortPolicies puts policies into the order in which Envoy tries them, by name:
+// of several that match, the first is the one that is named. Those of the root
+// namespace come first, as Istio gives them a filter of their own.
+func (b *builder) sortPolicies(policies []ir.Policy) {
+	root := "ns[" + b.rootNamespace() + "]"
+	slices.SortStableFunc(policies, func(x, y ir.Policy) int {
+		xRoot, yRoot := strings.HasPrefix(x.Name, root), strings.HasPrefix(y.Name, root)
+		switch {
+		case xRoot && !yRoot:
+			return -1
+		case yRoot && !xRoot:
+			return 1
+		}
+		return strings.Compare(x.Name, y.Name)
+	})
 }
 
 // policies compiles the rules of one AuthorizationPolicy.

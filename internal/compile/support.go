@@ -33,9 +33,7 @@ func (x *Index) checkSupport() {
 	}
 	for _, p := range x.set.AuthorizationPolicies {
 		x.checkPrincipals(p)
-		if p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0 {
-			x.unsupported(&p.Meta, "spec.targetRefs")
-		}
+		x.checkTargets(&p.Meta, p.Spec)
 	}
 	x.checkPolicies()
 	for _, g := range x.set.Gateways {

@@ -40,8 +40,12 @@ func (x *Index) checkPolicies() {
 				}
 			}
 		}
-		if !selected && len(v.byNamespace) > 0 && len(p.Spec.Selector.GetMatchLabels()) > 0 {
-			v.warn(p, "spec.selector", "it selects no workload: the policy is nowhere in force", "")
+		scope := "spec.selector"
+		if len(targetRefs(p.Spec)) > 0 {
+			scope = "spec.targetRefs"
+		}
+		if !selected && len(v.byNamespace) > 0 && len(p.Spec.Selector.GetMatchLabels())+len(targetRefs(p.Spec)) > 0 {
+			v.warn(p, scope, "it selects no workload: the policy is nowhere in force", "")
 		}
 	}
 }
@@ -102,9 +106,9 @@ func (v *reviewer) review(p *resource.AuthorizationPolicy, w *resource.Workload)
 	}
 }
 
-// covers reports whether a policy is in force at a workload (AP4).
+// covers reports whether a policy is in force at a workload.
 func (x *Index) covers(p *resource.AuthorizationPolicy, w *resource.Workload) bool {
-	return (p.Namespace == w.Namespace || p.Namespace == x.rootNamespace()) && matches(p.Spec.Selector, w.Labels) && p.Spec.TargetRef == nil && len(p.Spec.TargetRefs) == 0
+	return x.attached(&p.Meta, p.Spec, w.Namespace, w.Labels, w.Gateway)
 }
 
 // checkOpaque is AP10: on a port of which only connections are known, a rule

@@ -50,7 +50,7 @@ up, control, agent, machine, source, resource, compile, explain, opa, rego, ir, 
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
 resource, source, compile, explain, route, authz, jwt, jwks, header, control, agent, opa, rego, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
-source, compile, resource, xds, ca, up, agent, identity, ir < bench;
+source, compile, resource, xds, ca, up, agent, authz, header, extauthz, rego, identity, ir < bench;
 resource, opa < examples;
 `
 
@@ -65,7 +65,7 @@ var fences = map[string][]string{
 	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest", "tokenreview"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
-	"github.com/go-jose/go-jose":             {"jwt", "jwks", "up", "meshtest", "examples"},
+	"github.com/go-jose/go-jose":             {"jwt", "jwks", "up", "meshtest", "examples", "bench"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"gopkg.in/yaml.v3":                       {"resource", "source", "compile", "opa"},
 }

@@ -97,7 +97,7 @@ func logMatches(line string, want map[string]string, ids map[string]bool) (ours,
 	return true, true
 }
 
-var metricLine = regexp.MustCompile(`^(\S+) ([a-z_]+)(?:\{(.*)\})? (is|at least) (\S+)$`)
+var metricLine = regexp.MustCompile(`^(\S+) ([a-z_0-9]+)(?:\{(.*)\})? (is|at least) (\S+)$`)
 
 // metric checks "WHO NAME{LABEL="VALUE",…} is N"; the samples that have all the
 // labels are added up.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strconv"
 	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
@@ -55,9 +56,25 @@ func (c *authzCounters) collect(e *telemetry.Exposition) {
 	}
 }
 
+// rbacMetric is the name that Envoy's RBAC filter counts under at a port of
+// Istio's: the prefix of its statistics is "inbound_0.0.0.0_PORT;" for requests.
+func (d *downstream) rbacMetric() string {
+	switch {
+	case d.chain.HTTP == nil:
+		return "envoy_tcp_rbac"
+	case d.chain.outbound:
+		return "envoy_http_outbound_0_0_0_0_" + strconv.Itoa(int(d.local.Port())) + "_rbac"
+	}
+	return "envoy_http_inbound_0_0_0_0_" + strconv.Itoa(int(d.local.Port())) + "_rbac"
+}
+
 // judged puts into the record and the metrics what a decision says beside its
-// verdict. protocol is http or tcp: Envoy counts in either filter.
-func (p *Proxy) judged(d *authz.Decision, r *telemetry.Record, protocol string) {
+// verdict.
+func (d *downstream) judged(decision *authz.Decision, r *telemetry.Record) {
+	d.p.judged(decision, r, d.rbacMetric())
+}
+
+func (p *Proxy) judged(d *authz.Decision, r *telemetry.Record, metric string) {
 	if d.Audit != "" {
 		r.Authorization.Audit = d.Audit
 		p.authz.count(authzSeries{"tulle_authorization_audited_total", "policy", d.Audit, ""})
@@ -65,7 +82,6 @@ func (p *Proxy) judged(d *authz.Decision, r *telemetry.Record, protocol string) 
 	if !d.Dry.Asked() {
 		return
 	}
-	metric := "envoy_" + protocol + "_rbac"
 	for _, s := range []struct {
 		action ir.Action
 		label  string

@@ -72,7 +72,7 @@ func (s *tcpSession) authorize() bool {
 	}
 	d := s.chain.authz.Check(s.input(), s)
 	if d.Marked() {
-		s.p.judged(&d, &s.rec, "tcp")
+		s.judged(&d, &s.rec)
 	}
 	if d.Allow {
 		return true

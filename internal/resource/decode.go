@@ -3,6 +3,7 @@ package resource
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -143,6 +144,9 @@ func istio[S proto.Message](o *object, list *[]*Object[S], spec S, validate func
 func (o *object) deny() {
 	if o.Kind != "AuthorizationPolicy" && o.Kind != "PeerAuthentication" && o.Kind != "RequestAuthentication" {
 		return
+	}
+	if dry, _ := strconv.ParseBool(o.Annotations["istio.io/dry-run"]); dry && o.Kind == "AuthorizationPolicy" {
+		return // it would not have been in force
 	}
 	d := Denied{Meta: o.Meta, Reason: "the object has errors"}
 	if d.Namespace == "" {
