@@ -5,7 +5,7 @@ FUZZ ?= 30s
 SEED ?= 0
 N ?= 60
 
-.PHONY: help build test race lint golden fuzz bench bench-pair bench-policies bench-memory hostile soak rotation e2e demo istio-diff interop
+.PHONY: help build test race lint golden fuzz bench bench-pair bench-policies bench-memory bench-opa hostile soak rotation e2e demo istio-diff interop opa
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -21,6 +21,7 @@ race: ## the concurrent packages under the race detector (needs a C compiler)
 lint: ## vet, staticcheck, gofmt; test/istio is only formatted, its vet needs Istio's module
 	go vet ./...
 	cd test/interop && go vet ./...
+	cd test/opa && go vet ./...
 	go run $(STATICCHECK) ./...
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 
@@ -45,6 +46,9 @@ bench-policies: ## what authorization costs a request: 1000 policies in the mesh
 bench-memory: ## what a sidecar's memory is, with the bars
 	go run ./bench/memory $(ARGS)
 
+bench-opa: ## ResearchFlow's policy in the sidecar and by gRPC to an OPA on loopback
+	go run ./bench/opa $(ARGS)
+
 hostile: ## hostile peers, with figures: memory for each connection, what the others notice
 	TULLE_HOSTILE=$(or $(CONNS),4000) go test -count=1 -v -timeout 20m -run TestHostilePeers ./internal/proxy | grep -E "hostile:|FAIL|^ok"
 
@@ -59,6 +63,9 @@ istio-diff: ## what Istio's own control plane makes of our configurations beside
 
 interop: ## grpc-go's own interoperability suite through a pair of sidecars
 	cd test/interop && go test -count=1 ./...
+
+opa: ## ResearchFlow's policy decided by a real OPA server, by ours and in the sidecar
+	cd test/opa && go test -count=1 ./...
 
 e2e: ## the real binary, driven as a user would
 	go test -count=1 -v ./test/...

@@ -48,18 +48,17 @@ func (c *contexts) ServerTLS(d *ir.DownstreamTLS, secrets func(string) *ir.Secre
 	if err != nil {
 		return nil, err
 	}
+	suites, curves, err := parameters(d.CipherSuites, d.Curves)
+	if err != nil {
+		return nil, err
+	}
 	if d.Secret == ir.SecretWorkload {
-		return c.holder.Server(identity.ServerOptions{RequireClientCert: d.RequireClientCert, Accept: accept(d.SANs), ALPN: d.ALPN, MinVersion: min, MaxVersion: max}), nil
+		return c.holder.Server(identity.ServerOptions{RequireClientCert: d.RequireClientCert, Accept: accept(d.SANs), ALPN: d.ALPN, MinVersion: min, MaxVersion: max,
+			CipherSuites: suites, Curves: curves}), nil
 	}
 	t := identity.Termination{ALPN: d.ALPN, MinVersion: min, MaxVersion: max, Require: d.RequireClientCert, Optional: d.OptionalClientCert,
-		CAFile: d.CAFile, CRLFile: d.CRLFile, Accept: accept(d.SANs), SPKI: d.SPKI, Hashes: d.Hashes}
-	for _, name := range d.CipherSuites {
-		id, ok := ir.CipherSuite(name)
-		if !ok {
-			return nil, fmt.Errorf("cipher suite %s is not known", name)
-		}
-		t.CipherSuites = append(t.CipherSuites, id)
-	}
+		CAFile: d.CAFile, CRLFile: d.CRLFile, Accept: accept(d.SANs), SPKI: d.SPKI, Hashes: d.Hashes,
+		CipherSuites: suites, Curves: curves}
 	for _, name := range append([]string{d.Secret}, d.MoreSecrets...) {
 		if name == "" {
 			continue
@@ -89,11 +88,20 @@ func (c *contexts) ServerTLS(d *ir.DownstreamTLS, secrets func(string) *ir.Secre
 
 // ClientTLS implements proxy.TLS.
 func (c *contexts) ClientTLS(u *ir.UpstreamTLS, secrets func(string) *ir.Secret) (*tls.Config, error) {
+	min, err := identity.Version(u.MinVersion)
+	if err != nil {
+		return nil, err
+	}
+	suites, curves, err := parameters(u.CipherSuites, u.Curves)
+	if err != nil {
+		return nil, err
+	}
 	if u.Mode == "ISTIO_MUTUAL" {
-		return c.holder.Client(identity.ClientOptions{SNI: u.SNI, Accept: accept(u.SANs), ALPN: u.ALPN}), nil
+		return c.holder.Client(identity.ClientOptions{SNI: u.SNI, Accept: accept(u.SANs), ALPN: u.ALPN, MinVersion: min, CipherSuites: suites, Curves: curves}), nil
 	}
 	o := identity.Origination{CertFile: u.CertFile, KeyFile: u.KeyFile, CAFile: u.CAFile, CRLFile: u.CRLFile,
-		SNI: u.SNI, Accept: accept(u.SANs), SkipVerify: u.SkipVerify, ALPN: u.ALPN}
+		SNI: u.SNI, Accept: accept(u.SANs), SkipVerify: u.SkipVerify, ALPN: u.ALPN,
+		MinVersion: min, CipherSuites: suites, Curves: curves}
 	if u.Secret != "" {
 		s := secrets(u.Secret)
 		if s == nil {
@@ -104,6 +112,25 @@ func (c *contexts) ClientTLS(u *ir.UpstreamTLS, secrets func(string) *ir.Secret)
 		}
 	}
 	return o.Config(), nil
+}
+
+// parameters finds cipher suites and curves by the names that Envoy gives them.
+func parameters(ciphers, names []string) (suites []uint16, curves []tls.CurveID, err error) {
+	for _, name := range ciphers {
+		id, ok := ir.CipherSuite(name)
+		if !ok {
+			return nil, nil, fmt.Errorf("cipher suite %s is not known", name)
+		}
+		suites = append(suites, id)
+	}
+	for _, name := range names {
+		id, ok := ir.Curve(name)
+		if !ok {
+			return nil, nil, fmt.Errorf("curve %s is not known", name)
+		}
+		curves = append(curves, id)
+	}
+	return suites, curves, nil
 }
 
 // accept compiles SAN matchers; nil accepts whatever the trust bundle vouches

@@ -124,7 +124,10 @@ func (l *claimLeaf) missed(in *Input) string {
 	if l.expr.Key != "" {
 		name += "[" + l.expr.Key + "]"
 	}
-	wanted := fmt.Sprintf("wanted %s %q", l.expr.Value.Kind, l.expr.Value.Value)
+	wanted := "wanted any"
+	if l.expr.Value.Kind != ir.Present {
+		wanted = fmt.Sprintf("wanted %s %q", l.expr.Value.Kind, l.expr.Value.Value)
+	}
 	if !in.HTTP {
 		return name + " is not known on a TCP port"
 	}

@@ -68,6 +68,9 @@ type Verdict struct {
 	Detail string // the authorizer's decision id
 	// Local: the proxy refuses without having asked; its response code details.
 	Local string
+	// Evidence, where a denial has any, is what the decision was made of: JSON
+	// documents without secrets. It may be called until the request is answered.
+	Evidence func() (input, result []byte)
 }
 
 // Changes reports whether an allowed request is not what it was before.

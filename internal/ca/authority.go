@@ -42,6 +42,7 @@ type Authority struct {
 	old    *Issuer    // signs no more and is still trusted; nil outside of a rotation
 	until  time.Time  // when the last certificate that signer signed ends
 	oldEnd time.Time  // likewise of old
+	bundle []byte     // the trust bundle as PEM; nil: to be made anew
 }
 
 // String names the authority without its keys.
@@ -70,11 +71,23 @@ func (a *Authority) current() *Issuer {
 
 // Roots is the trust bundle, PEM. The root that signs now comes first: a
 // workload whose certificate is another's renews it (see Rotate).
-func (a *Authority) Roots() []byte { return encode(a.roots()...) }
+// Read-only.
+func (a *Authority) Roots() []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bundle == nil {
+		a.bundle = encode(a.rootsLocked()...)
+	}
+	return a.bundle
+}
 
 func (a *Authority) roots() []*x509.Certificate {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.rootsLocked()
+}
+
+func (a *Authority) rootsLocked() []*x509.Certificate {
 	var out []*x509.Certificate
 	for _, i := range []*Issuer{a.signer, a.old, a.next} {
 		if i == nil {
@@ -112,10 +125,7 @@ func (a *Authority) Sign(csrPEM []byte, id identity.ID, ttl time.Duration) ([]st
 		return nil, err
 	}
 	chain := []string{string(encode(leaf))}
-	for _, c := range by.chain {
-		chain = append(chain, string(encode(c)))
-	}
-	return append(chain, string(a.Roots())), nil
+	return append(append(chain, by.chainPEM...), string(a.Roots())), nil
 }
 
 // issue signs a leaf with whoever signs now. For a workload it remembers until

@@ -31,10 +31,11 @@ const (
 // and the chain to its root. It is immutable; the key never leaves it but by
 // Save, and never prints.
 type Issuer struct {
-	cert  *x509.Certificate
-	key   crypto.Signer
-	chain []*x509.Certificate // what peers need between a leaf and a root, the issuing certificate first
-	roots []*x509.Certificate // the one that chain leads to first, then others that the folder lists
+	cert     *x509.Certificate
+	key      crypto.Signer
+	chain    []*x509.Certificate // what peers need between a leaf and a root, the issuing certificate first
+	chainPEM []string
+	roots    []*x509.Certificate // the one that chain leads to first, then others that the folder lists
 }
 
 // String names the issuer without its key.
@@ -71,7 +72,8 @@ func NewIssuer(trustDomain string) (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Issuer{cert: cert, key: key, chain: []*x509.Certificate{cert}, roots: []*x509.Certificate{root}}, nil
+	i := &Issuer{cert: cert, key: key}
+	return i, i.link(nil, []*x509.Certificate{root})
 }
 
 // LoadIssuer reads a plugged-in authority from dir. The key must be readable by
@@ -134,6 +136,9 @@ func (i *Issuer) link(between, roots []*x509.Certificate) error {
 	chain := chains[0]
 	root := chain[len(chain)-1]
 	i.chain = chain[:len(chain)-1] // empty where the root itself signs
+	for _, c := range i.chain {
+		i.chainPEM = append(i.chainPEM, string(encode(c)))
+	}
 	i.roots = append([]*x509.Certificate{root}, slices.DeleteFunc(slices.Clone(roots), root.Equal)...)
 	return nil
 }

@@ -85,14 +85,14 @@ func (a *Authority) prepare(next *Issuer) error {
 	if a.next != nil || a.old != nil {
 		return ErrRotating
 	}
-	a.next = next
+	a.next, a.bundle = next, nil
 	return nil
 }
 
 func (a *Authority) abandon() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.next = nil
+	a.next, a.bundle = nil, nil
 }
 
 // change lets the next issuer sign.
@@ -100,7 +100,7 @@ func (a *Authority) change() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.old, a.signer, a.next = a.signer, a.next, nil
-	a.oldEnd, a.until = a.until, time.Time{}
+	a.oldEnd, a.until, a.bundle = a.until, time.Time{}, nil
 }
 
 // outlive waits for the end of the last certificate of the old issuer.
@@ -124,5 +124,5 @@ func (a *Authority) outlive(ctx context.Context) error {
 func (a *Authority) Retire() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.old, a.oldEnd = nil, time.Time{}
+	a.old, a.oldEnd, a.bundle = nil, time.Time{}, nil
 }

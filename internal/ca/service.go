@@ -19,6 +19,10 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
+// ErrUnavailable is for Authenticators that cannot tell at the moment: the
+// caller may try again.
+var ErrUnavailable = errors.New("identities cannot be proved at the moment")
+
 // Authenticator tells whose token a token is.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (identity.ID, error)
@@ -77,7 +81,10 @@ func Caller(ctx context.Context, auth Authenticator) (identity.ID, error) {
 		return identity.ID{}, status.Error(codes.Unauthenticated, "authorization is not a bearer token")
 	}
 	id, err := auth.Authenticate(ctx, token)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		return identity.ID{}, status.Error(codes.Unavailable, err.Error())
+	case err != nil:
 		return identity.ID{}, status.Error(codes.Unauthenticated, err.Error())
 	}
 	return id, nil

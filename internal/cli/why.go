@@ -107,6 +107,14 @@ func writeDenial(w io.Writer, d *up.Denial) error {
 		if d.External.DecisionID != "" {
 			fmt.Fprintf(t, "\tits decision id: %s\n", d.External.DecisionID)
 		}
+		for _, doc := range []struct {
+			name string
+			json []byte
+		}{{"input", d.External.Input}, {"result", d.External.Result}} {
+			if len(doc.json) > 0 {
+				fmt.Fprintf(t, "\tits %s: %s\n", doc.name, doc.json)
+			}
+		}
 	case d.TokenFault != "":
 		fmt.Fprintf(t, "decided by\tthe token (%s)\n\t%s\n", d.Origin, d.TokenFault)
 	case d.Policy == "":

@@ -19,7 +19,7 @@ import (
 func (b *builder) filters(http bool) []ir.Filter {
 	byAction := map[security.AuthorizationPolicy_Action][]*resource.AuthorizationPolicy{}
 	for _, p := range b.set.AuthorizationPolicies {
-		if b.attached(p, b.node.Namespace, b.node.Labels, b.node.Type == ir.Router) {
+		if b.attached(&p.Meta, p.Spec, b.node.Namespace, b.node.Labels, b.node.Type == ir.Router) {
 			byAction[p.Spec.Action] = append(byAction[p.Spec.Action], p)
 		}
 	}

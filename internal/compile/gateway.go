@@ -141,7 +141,8 @@ func (b *builder) gatewayListener(address netip.AddrPort, servers []*server) {
 // edge is the HTTP connection manager of a gateway.
 func (b *builder) edge(table string) *ir.HTTP {
 	h := b.http(table)
-	h.UseRemoteAddress, h.ForwardClientCert, h.ServerName = true, "sanitizeSet", "istio-envoy"
+	h.UseRemoteAddress, h.ServerName = true, "istio-envoy"
+	h.ForwardClientCert, h.WholeClientCert = b.edgeClientCert(), true // whoever reads it may not know the client's authority
 	return h
 }
 

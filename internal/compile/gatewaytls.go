@@ -65,6 +65,7 @@ func (b *builder) tlsParameters(m *resource.Meta, path string, t *networking.Ser
 	if len(t.CipherSuites) > 0 && len(out.CipherSuites) == 0 {
 		return nil // any suite at all would be more than was asked for
 	}
+	b.defaultParameters(&out.MinVersion, &out.CipherSuites, &out.Curves)
 	return out
 }
 

@@ -85,6 +85,7 @@ func (b *builder) inboundTLS(alpn ...string) *ir.DownstreamTLS {
 	for _, td := range b.trustDomains() {
 		out.SANs = append(out.SANs, ir.Match{Kind: ir.Prefix, Value: "spiffe://" + td + "/"})
 	}
+	b.meshParameters(&out.MinVersion, &out.CipherSuites)
 	return out
 }
 
@@ -95,7 +96,7 @@ func (b *builder) inboundChains(p inboundPort) []*ir.FilterChain {
 	name := inboundName(p.number)
 	http := func() *ir.HTTP {
 		h := b.http(name)
-		h.ForwardClientCert = "appendForward"
+		h.ForwardClientCert = b.inboundClientCert()
 		return h
 	}
 	tcp := func() *ir.TCPProxy {

@@ -17,6 +17,7 @@ func (b *builder) applyTLS(c *ir.Cluster, s *service, port *servicePort, subsetN
 		Mode: "ISTIO_MUTUAL", Secret: ir.SecretWorkload, ValidationSecret: ir.SecretRootCA, SANs: b.sans(s),
 		SNI: "outbound_." + itoa(int(port.number)) + "_." + subsetName + "_." + s.host, ALPN: port.protocol.meshALPN(),
 	}
+	b.meshParameters(&mutual.MinVersion, &mutual.CipherSuites)
 	if c.HTTP.Protocol == ir.HTTP2 { // by the port, or by h2UpgradePolicy
 		mutual.ALPN = ir.MeshALPN(true)
 	}
@@ -79,6 +80,7 @@ func exactly(values []string) []ir.Match {
 func (b *builder) originate(s *service, p policy) *ir.UpstreamTLS {
 	t := p.tls
 	out := &ir.UpstreamTLS{Mode: t.Mode.String(), SNI: t.Sni, SANs: exactly(t.SubjectAltNames), SkipVerify: t.InsecureSkipVerify.GetValue(), Origin: p.tlsAt}
+	b.defaultParameters(&out.MinVersion, &out.CipherSuites, &out.Curves)
 	if out.SNI == "" && !strings.HasPrefix(s.host, "*") {
 		out.SNI = s.host
 	}

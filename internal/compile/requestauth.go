@@ -29,7 +29,7 @@ type tokenRule struct {
 func (b *builder) tokenRules() []tokenRule {
 	var out []tokenRule
 	for _, r := range b.set.RequestAuths {
-		if len(r.Spec.TargetRefs) > 0 || r.Spec.TargetRef != nil || r.Namespace != b.node.Namespace && r.Namespace != b.rootNamespace() || !matches(r.Spec.Selector, b.node.Labels) {
+		if !b.attached(&r.Meta, r.Spec, b.node.Namespace, b.node.Labels, b.node.Type == ir.Router) {
 			continue
 		}
 		for i, j := range r.Spec.JwtRules {
@@ -72,23 +72,18 @@ func (b *builder) keys(p *ir.JWTProvider, r tokenRule) {
 		p.Keys = r.Jwks
 		return
 	}
-	set, ok := b.set.KeySets[resource.KeySource(r.JWTRule)]
-	switch {
-	case !ok:
-		p.KeysMissing = "they have not been fetched yet"
-	case set.Document == "":
-		p.KeysMissing = set.Error
-	default:
-		p.Keys = set.Document
+	source := resource.KeySource(r.JWTRule)
+	if p.Keys = b.set.KeySets[source].Document; p.Keys == "" {
+		// Why is not for proxies: the reason may read otherwise at each try, and
+		// every change of it would be a change of their configuration.
+		p.KeysMissing = "the control plane has not fetched them from " + source.String()
 	}
 }
 
 // checkRequestAuth names what of the kind is not supported, and keys that
 // cannot be fetched.
 func (x *Index) checkRequestAuth(r *resource.RequestAuth) {
-	if r.Spec.TargetRef != nil || len(r.Spec.TargetRefs) > 0 {
-		x.unsupported(&r.Meta, "spec.targetRefs")
-	}
+	x.checkTargets(&r.Meta, r.Spec)
 	for i, j := range r.Spec.JwtRules {
 		set := x.set.KeySets[resource.KeySource(j)]
 		if j.Jwks != "" || set.Error == "" {

@@ -24,6 +24,7 @@ func (x *Index) checkSupport() {
 		"data.mesh.outboundTrafficPolicy.mode": x.mesh.GetOutboundTrafficPolicy().GetMode() > meshv1.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, // dynamic DNS
 	})
 	x.checkTrust()
+	x.checkParameters()
 	for _, vs := range x.set.VirtualServices {
 		x.checkVirtualService(vs)
 	}
@@ -32,7 +33,7 @@ func (x *Index) checkSupport() {
 	}
 	for _, p := range x.set.AuthorizationPolicies {
 		x.checkPrincipals(p)
-		x.checkTargets(p)
+		x.checkTargets(&p.Meta, p.Spec)
 	}
 	x.checkPolicies()
 	for _, g := range x.set.Gateways {

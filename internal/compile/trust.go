@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	meshv1 "istio.io/api/mesh/v1alpha1"
+
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -95,6 +97,9 @@ func (b *builder) trustBundle() {
 	}
 	bundle := slices.Clone(b.set.Roots)
 	for i, c := range b.mesh.CaCertificates {
+		if b.elsewhere(c) { // refused: in this mesh's bundle it would vouch for everybody
+			continue
+		}
 		bundle = append(bundle, b.meshRoots(c.GetPem(), at("data.mesh.caCertificates", i, "pem"))...)
 	}
 	b.out.Secrets = append(b.out.Secrets, &ir.Secret{Name: ir.SecretRootCA, CA: bundle})
@@ -115,14 +120,22 @@ func (b *builder) meshRoots(text, path string) []byte {
 	return out
 }
 
+// elsewhere: a root that may vouch only for some, which one bundle cannot say.
+func (x *Index) elsewhere(c *meshv1.MeshConfig_CertificateData) bool {
+	return len(c.CertSigners) > 0 || slices.ContainsFunc(c.TrustDomains, func(td string) bool { return !slices.Contains(x.trustDomains(), td) })
+}
+
 // checkTrust refuses what caCertificates may say and this mesh does not do.
 func (x *Index) checkTrust() {
+	x.refuse(&x.set.MeshFrom, map[string]bool{
+		"data.mesh.ca":           x.mesh.Ca != nil, // another authority than the mesh's own
+		"data.mesh.certificates": len(x.mesh.Certificates) > 0,
+	})
 	for i, c := range x.mesh.CaCertificates {
-		foreign := slices.ContainsFunc(c.TrustDomains, func(td string) bool { return !slices.Contains(x.trustDomains(), td) })
 		x.refuse(&x.set.MeshFrom, map[string]bool{
 			at("data.mesh.caCertificates", i, "spiffeBundleUrl"): c.GetSpiffeBundleUrl() != "",
 			at("data.mesh.caCertificates", i, "certSigners"):     len(c.CertSigners) > 0,
-			at("data.mesh.caCertificates", i, "trustDomains"):    foreign,
+			at("data.mesh.caCertificates", i, "trustDomains"):    len(c.CertSigners) == 0 && x.elsewhere(c),
 		})
 	}
 }

@@ -41,10 +41,10 @@ func (x *Index) checkPolicies() {
 			}
 		}
 		scope := "spec.selector"
-		if len(targetRefs(p)) > 0 {
+		if len(targetRefs(p.Spec)) > 0 {
 			scope = "spec.targetRefs"
 		}
-		if !selected && len(v.byNamespace) > 0 && len(p.Spec.Selector.GetMatchLabels())+len(targetRefs(p)) > 0 {
+		if !selected && len(v.byNamespace) > 0 && len(p.Spec.Selector.GetMatchLabels())+len(targetRefs(p.Spec)) > 0 {
 			v.warn(p, scope, "it selects no workload: the policy is nowhere in force", "")
 		}
 	}
@@ -108,7 +108,7 @@ func (v *reviewer) review(p *resource.AuthorizationPolicy, w *resource.Workload)
 
 // covers reports whether a policy is in force at a workload.
 func (x *Index) covers(p *resource.AuthorizationPolicy, w *resource.Workload) bool {
-	return x.attached(p, w.Namespace, w.Labels, w.Gateway)
+	return x.attached(&p.Meta, p.Spec, w.Namespace, w.Labels, w.Gateway)
 }
 
 // checkOpaque is AP10: on a port of which only connections are known, a rule

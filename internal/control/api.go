@@ -91,7 +91,7 @@ type Resource struct {
 var kinds = map[string]string{
 	"virtualservice": "VirtualService", "vs": "VirtualService", "destinationrule": "DestinationRule", "dr": "DestinationRule",
 	"gateway": "Gateway", "gw": "Gateway", "peerauthentication": "PeerAuthentication", "pa": "PeerAuthentication",
-	"authorizationpolicy": "AuthorizationPolicy", "ap": "AuthorizationPolicy",
+	"authorizationpolicy": "AuthorizationPolicy", "ap": "AuthorizationPolicy", "requestauthentication": "RequestAuthentication", "ra": "RequestAuthentication",
 }
 
 // KindNames are what describe and get accept.
@@ -130,6 +130,8 @@ func (c *Control) resources(w http.ResponseWriter, r *http.Request, s *State) {
 		out = list(s, s.Set.PeerAuthentications)
 	case "AuthorizationPolicy":
 		out = list(s, s.Set.AuthorizationPolicies)
+	case "RequestAuthentication":
+		out = list(s, s.Set.RequestAuths)
 	default:
 		http.Error(w, fmt.Sprintf("kind %q is not known; there are %s", typed, strings.Join(KindNames(), ", ")), http.StatusNotFound)
 		return

@@ -28,6 +28,7 @@ resource < source;
 resource, ir < compile;
 ir < route, authz, nameserver;
 identity < ca, workloadapi;
+ca, identity < tokenreview;
 authz, ir < rego, opa, extauthz;
 rego < opa;
 rego < resource;                                # to say where a policy is wrong
@@ -49,7 +50,7 @@ up, control, agent, machine, source, resource, compile, explain, opa, rego, ir, 
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
 resource, source, compile, explain, route, authz, jwt, jwks, header, control, agent, opa, rego, extauthz, ca, xds, ir, identity, admin, telemetry, proxy, upstream, h1, header, machine < meshtest;
-source, compile, resource, authz, header, xds, ca, up, agent, identity, ir < bench;
+source, compile, resource, xds, ca, up, agent, authz, header, extauthz, rego, identity, ir < bench;
 resource, opa < examples;
 `
 
@@ -60,11 +61,11 @@ var fences = map[string][]string{
 	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest", "workloadapi"},
 	"github.com/spiffe/go-spiffe":            {"workloadapi"},
 	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
-	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "examples"},
-	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest"},
+	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "bench", "examples"},
+	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest", "tokenreview"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
-	"github.com/go-jose/go-jose":             {"jwt", "jwks", "up", "meshtest", "examples"},
+	"github.com/go-jose/go-jose":             {"jwt", "jwks", "up", "meshtest", "examples", "bench"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"gopkg.in/yaml.v3":                       {"resource", "source", "compile", "opa"},
 }

@@ -29,6 +29,10 @@ type Origination struct {
 	Accept     func(name string) bool
 	SkipVerify bool
 	ALPN       []string
+
+	MinVersion   uint16 // default TLS 1.2
+	CipherSuites []uint16
+	Curves       []tls.CurveID
 }
 
 // Config returns the client configuration. Files are read when they are needed
@@ -37,7 +41,7 @@ type Origination struct {
 func (o Origination) Config() *tls.Config {
 	src := &materials{o: o}
 	c := &tls.Config{
-		MinVersion: tls.VersionTLS12, ServerName: o.SNI, NextProtos: o.ALPN, ClientSessionCache: tls.NewLRUClientSessionCache(64),
+		MinVersion: max(o.MinVersion, tls.VersionTLS12), CipherSuites: o.CipherSuites, CurvePreferences: o.Curves, ServerName: o.SNI, NextProtos: o.ALPN, ClientSessionCache: tls.NewLRUClientSessionCache(64),
 		// Names and chains are VerifyConnection's, which also runs when a session
 		// is resumed.
 		InsecureSkipVerify: true,

@@ -22,6 +22,7 @@ type Termination struct {
 	MinVersion   uint16 // default TLS 1.2
 	MaxVersion   uint16
 	CipherSuites []uint16 // of TLS 1.2; nil: Go's choice
+	Curves       []tls.CurveID
 
 	// Clients: a certificate is required, or checked where one is shown. It must
 	// chain to the bundle (if there is one), not be revoked, carry a name that
@@ -44,7 +45,7 @@ type ServerCertificate struct {
 // Config makes the configuration. Inline PEM that does not parse is an error;
 // a file that is missing fails handshakes until it is there.
 func (t Termination) Config() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: max(t.MinVersion, tls.VersionTLS12), MaxVersion: t.MaxVersion, NextProtos: t.ALPN, CipherSuites: t.CipherSuites}
+	c := &tls.Config{MinVersion: max(t.MinVersion, tls.VersionTLS12), MaxVersion: t.MaxVersion, NextProtos: t.ALPN, CipherSuites: t.CipherSuites, CurvePreferences: t.Curves}
 	var shown []*shownCertificate
 	for _, sc := range t.Certificates {
 		s := &shownCertificate{from: sc}

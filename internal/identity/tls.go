@@ -63,6 +63,8 @@ type ServerOptions struct {
 	ALPN              []string
 	MinVersion        uint16 // default TLS 1.2
 	MaxVersion        uint16
+	CipherSuites      []uint16      // of TLS 1.2; nil: Go's choice
+	Curves            []tls.CurveID // of the key exchange; nil: Go's choice
 }
 
 // Server returns a configuration that presents the current SVID. It follows
@@ -70,7 +72,7 @@ type ServerOptions struct {
 // when a session is resumed: a root that was withdrawn ends its sessions.
 func (h *Holder) Server(o ServerOptions) *tls.Config {
 	c := &tls.Config{
-		MinVersion: max(o.MinVersion, tls.VersionTLS12), MaxVersion: o.MaxVersion, NextProtos: o.ALPN,
+		MinVersion: max(o.MinVersion, tls.VersionTLS12), MaxVersion: o.MaxVersion, CipherSuites: o.CipherSuites, CurvePreferences: o.Curves, NextProtos: o.ALPN,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return h.certificate() },
 		WrapSession:    h.wrapSession, UnwrapSession: h.unwrapSession,
 	}
@@ -85,17 +87,20 @@ func (h *Holder) Server(o ServerOptions) *tls.Config {
 
 // ClientOptions of a mutual TLS connection.
 type ClientOptions struct {
-	SNI        string
-	Accept     func(uri string) bool // server's SPIFFE ID; nil: any of the trust domain
-	ALPN       []string
-	MinVersion uint16
+	SNI    string
+	Accept func(uri string) bool // server's SPIFFE ID; nil: any of the trust domain
+	ALPN   []string
+
+	MinVersion   uint16 // default TLS 1.2
+	CipherSuites []uint16
+	Curves       []tls.CurveID
 }
 
 // Client returns a configuration for dialling mesh workloads: names play no
 // role, the server is who its SPIFFE ID says.
 func (h *Holder) Client(o ClientOptions) *tls.Config {
 	return &tls.Config{
-		MinVersion: max(o.MinVersion, tls.VersionTLS12), NextProtos: o.ALPN, ServerName: o.SNI,
+		MinVersion: max(o.MinVersion, tls.VersionTLS12), CipherSuites: o.CipherSuites, CurvePreferences: o.Curves, NextProtos: o.ALPN, ServerName: o.SNI,
 		// The check of names and chains is VerifyConnection's: crypto/tls would
 		// look for a DNS name, which SVIDs do not have.
 		InsecureSkipVerify:   true,

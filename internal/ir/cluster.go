@@ -219,6 +219,9 @@ type UpstreamTLS struct {
 	SANs             []Match  `json:"sans,omitempty"`
 	ALPN             []string `json:"alpn,omitempty"`
 	SkipVerify       bool     `json:"skipVerify,omitempty"`
+	MinVersion       string   `json:"minVersion,omitempty"`   // "1.2" (default) or "1.3"
+	CipherSuites     []string `json:"cipherSuites,omitempty"` // OpenSSL's names, for TLS 1.2
+	Curves           []string `json:"curves,omitempty"`       // of the key exchange; empty: the default
 	Origin           Origin   `json:"origin,omitzero"`
 }
 

@@ -108,6 +108,7 @@ type DownstreamTLS struct {
 	MinVersion         string   `json:"minVersion,omitempty"` // "1.2" (default) or "1.3"
 	MaxVersion         string   `json:"maxVersion,omitempty"`
 	CipherSuites       []string `json:"cipherSuites,omitempty"` // OpenSSL's names, for TLS 1.2
+	Curves             []string `json:"curves,omitempty"`       // of the key exchange: "P-256", "X25519"…; empty: the default
 }
 
 // CertFiles are PEM files on the proxy's machine.
@@ -127,9 +128,13 @@ type HTTP struct {
 	StatPrefix string `json:"statPrefix,omitempty"`
 	// RouteTable names the table (RDS); a table that has not arrived answers 404 NR.
 	RouteTable string `json:"routeTable"`
-	// ClientCert: sanitize_set on inbound mTLS, forward/sanitize elsewhere.
-	ForwardClientCert string   `json:"forwardClientCert,omitempty"` // "", "sanitize", "sanitizeSet", "appendForward"
-	UseRemoteAddress  bool     `json:"useRemoteAddress,omitempty"`  // gateways: append the peer to x-forwarded-for
+	// ForwardClientCert is what becomes of x-forwarded-client-cert (Envoy's
+	// forward_client_cert_details): "" or "sanitize", "forwardOnly", "appendForward",
+	// "sanitizeSet", "alwaysForwardOnly". WholeClientCert puts the certificate
+	// itself into what is added.
+	ForwardClientCert string   `json:"forwardClientCert,omitempty"`
+	WholeClientCert   bool     `json:"wholeClientCert,omitempty"`
+	UseRemoteAddress  bool     `json:"useRemoteAddress,omitempty"` // gateways: append the peer to x-forwarded-for
 	TrustedHops       int      `json:"trustedHops,omitempty"`
 	ServerName        string   `json:"serverName,omitempty"`  // "server" header of local answers; default istio-envoy
 	IdleTimeout       Duration `json:"idleTimeout,omitempty"` // connection without a request; default 1h

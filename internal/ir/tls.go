@@ -38,3 +38,20 @@ func CipherSuite(name string) (id uint16, ok bool) {
 	}
 	return 0, false
 }
+
+// Curve finds a curve of the key exchange by the name that Envoy gives it.
+func Curve(name string) (id tls.CurveID, ok bool) {
+	switch name {
+	case "X25519":
+		return tls.X25519, true
+	case "P-256":
+		return tls.CurveP256, true
+	case "P-384":
+		return tls.CurveP384, true
+	case "P-521":
+		return tls.CurveP521, true
+	case "X25519MLKEM768":
+		return tls.X25519MLKEM768, true
+	}
+	return 0, false
+}

@@ -44,9 +44,11 @@ func fetch(ctx context.Context, c *http.Client, s Source) (string, error) {
 	return string(b), nil
 }
 
+func discoveryOf(issuer string) string { return strings.TrimSuffix(issuer, "/") + discovery }
+
 // discover finds the URL of an issuer's keys.
 func discover(ctx context.Context, c *http.Client, issuer string) (string, error) {
-	from := strings.TrimSuffix(issuer, "/") + discovery
+	from := discoveryOf(issuer)
 	b, err := get(ctx, c, from)
 	if err != nil {
 		return "", err

@@ -12,3 +12,11 @@ type Source struct {
 // Set is what is known of a source: the newest document that could be read,
 // empty before the first, and why the last fetch failed, empty if it did not.
 type Set struct{ Document, Error string }
+
+// String is the URL that is fetched first.
+func (s Source) String() string {
+	if s.URL != "" {
+		return s.URL
+	}
+	return discoveryOf(s.Issuer)
+}

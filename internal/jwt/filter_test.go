@@ -217,3 +217,40 @@ func BenchmarkCheck(b *testing.B) {
 		}
 	}
 }
+
+// Whatever a caller sends, nothing is believed that is not signed, and the
+// request stays one that can be sent on.
+func FuzzCheck(f *testing.F) {
+	i := newIssuer(f)
+	one := filter(f, ir.JWTProvider{Name: "origins-0", Issuer: "https://issuer.example.com", Keys: i.keys(f), PayloadHeader: "x-payload",
+		FromHeaders: []ir.JWTHeader{{Name: "authorization", Prefix: "Bearer "}, {Name: "x-token"}}, FromParams: []string{"token"}, FromCookies: []string{"session"}})
+	good := i.sign(f, jose.ES256, good(nil))
+	f.Add("Bearer "+good, "", "?token="+good+"&a=b", "session="+good)
+	f.Add("Bearer x", raw(`{"alg":"none"}`, `{"iss":"https://issuer.example.com"}`, nil), "?token=%zz&token", `a; session="x"`)
+	f.Add("", raw(`{"alg":"ES256","kid":"ec-ES256"}`, `{"exp":1e400}`, nil), "?&&=&", ";=;")
+	f.Fuzz(func(t *testing.T, authorization, token, query, cookie string) {
+		m := &header.Map{}
+		for name, value := range map[string]string{"authorization": authorization, "x-token": token, "cookie": cookie} {
+			if value != "" {
+				m.Add(name, value)
+			}
+		}
+		if query != "" && !strings.HasPrefix(query, "?") {
+			query = "?" + query
+		}
+		r := &Request{Method: "GET", Fields: m, Query: query, Time: now}
+		got, refused := one.Check(r)
+		if got != nil && (refused != nil || got.Principal() != "https://issuer.example.com/alice") {
+			t.Errorf("%+v, %+v", got, refused)
+		}
+		if got != nil && !strings.Contains(authorization+token+query+cookie, good[:40]) && !strings.Contains(query, "%") {
+			t.Errorf("accepted without a token that is signed: %q %q %q %q", authorization, token, query, cookie)
+		}
+		if refused != nil && refused.Status != 401 {
+			t.Errorf("%+v", refused)
+		}
+		if r.Query != "" && !strings.HasPrefix(r.Query, "?") || len(r.Query) > len(query) {
+			t.Errorf("the query %q became %q", query, r.Query)
+		}
+	})
+}

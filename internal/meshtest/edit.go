@@ -221,6 +221,7 @@ func (r *runner) external(what string) error {
 		return err
 	}
 	r.world.externals[m[1]] = p
+	r.world.names.put(m[1], nameAnswer{addrs: []netip.Addr{addr}, ttl: nameTTL})
 	return nil
 }
 

@@ -87,7 +87,7 @@ func disagreement(r *runner, from string, a *explain.Answer, o *outcome) string 
 		return ""
 	case reached:
 		return wrongInstance(r, from, a, o.instance())
-	case failure(o.err) == "reset", o.err == nil && !passing(o) && !ejected(r.world.pods[from]):
+	case failure(o.err) == "reset", o.err == nil && !passing(o) && !lacksHosts(r.world.pods[from]):
 		return "explain says that the application decides"
 	}
 	return ""
@@ -99,13 +99,16 @@ func passing(o *outcome) bool {
 	return o.status == http.StatusGatewayTimeout || o.status == http.StatusServiceUnavailable && (strings.HasPrefix(o.body, "upstream connect error") || o.body == "fault filter abort")
 }
 
-// ejected: outlier detection has taken somebody out, so that nobody may be
-// left.
-func ejected(p *pod) bool {
+// lacksHosts: outlier detection has taken somebody out, or a name has no
+// address, so that nobody may be left.
+func lacksHosts(p *pod) bool {
 	if p == nil || p.proxy == nil {
 		return false
 	}
 	for _, c := range p.proxy.Upstream().Clusters() {
+		if t := c.Config().Type; (t == ir.StrictDNS || t == ir.LogicalDNS) && len(c.Hosts()) == 0 {
+			return true
+		}
 		for _, h := range c.Hosts() {
 			if h.Ejected() {
 				return true

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -242,15 +243,19 @@ func (i *issuer) sign(alg, kid string, claims map[string]any) (string, error) {
 
 func encode(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
+var tokenName = regexp.MustCompile(`\$[A-Za-z0-9_]+`)
+
 // fill puts tokens in the place of their names, "$NAME".
 func (r *runner) fill(s string) string {
 	if strings.IndexByte(s, '$') < 0 {
 		return s
 	}
-	for name, t := range r.tokens {
-		s = strings.ReplaceAll(s, name, t)
-	}
-	return s
+	return tokenName.ReplaceAllStringFunc(s, func(name string) string {
+		if t, ok := r.tokens[name]; ok {
+			return t
+		}
+		return name
+	})
 }
 
 // fillKeys puts an issuer's keys in the place of "$keys(NAME)".

@@ -143,6 +143,8 @@ func (r *runner) step(st *step) error {
 		return r.release(rest)
 	case "credential":
 		return r.credential(rest)
+	case "name":
+		return r.world.names.set(rest)
 	case "certificate":
 		who, kind, ok := strings.Cut(rest, ": ")
 		if !ok {

@@ -156,6 +156,7 @@ type webSocketTalk struct {
 	client *client
 	req    *request
 	conn   *websocket.Conn
+	leave  func() // closes the connection below; nil: it is the client's
 }
 
 func (t *webSocketTalk) open(o *outcome) {
@@ -163,7 +164,12 @@ func (t *webSocketTalk) open(o *outcome) {
 	defer cancel()
 	h := t.req.header.Clone()
 	h.Set(requestHeader, o.id)
-	c, resp, err := websocket.Dial(ctx, t.req.url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: t.client.transport}, HTTPHeader: h})
+	over := http.RoundTripper(t.client.transport)
+	if p := t.client.world.protocol; p == overH2 || p == overHTTP2 {
+		extended := newExtendedConnect(t.client)
+		over, t.leave = extended, extended.transport.CloseIdleConnections
+	}
+	c, resp, err := websocket.Dial(ctx, t.req.url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: over}, HTTPHeader: h})
 	t.conn = c
 	if resp != nil {
 		o.status, o.header = resp.StatusCode, resp.Header
@@ -196,5 +202,8 @@ func (t *webSocketTalk) closeWrite() error { return fmt.Errorf("a WebSocket has 
 func (t *webSocketTalk) close() {
 	if t.conn != nil {
 		t.conn.Close(websocket.StatusNormalClosure, "")
+	}
+	if t.leave != nil {
+		t.leave()
 	}
 }

@@ -57,6 +57,7 @@ type world struct {
 	addresses map[string]netip.Addr
 	outside   *pod
 	externals map[string]*pod // servers outside of the mesh, by name
+	names     *names
 	protocol  protocol
 	log       *slog.Logger
 
@@ -93,7 +94,7 @@ func newWorld(p protocol) (*world, error) {
 		return nil, err
 	}
 	w := &world{
-		public: public, externals: map[string]*pod{},
+		public: public, externals: map[string]*pod{}, names: &names{known: map[string]nameAnswer{}},
 		net: newNetwork(), authority: authority, signing: signs, pods: map[string]*pod{}, unready: map[string]bool{}, gone: map[string]bool{},
 		vips: map[string]netip.Addr{}, addresses: map[string]netip.Addr{}, protocol: p, log: slog.New(slog.DiscardHandler), issuers: map[string]*issuer{},
 	}
@@ -158,7 +159,11 @@ func (w *world) reconcile() ([]resource.Problem, error) {
 // fetchKeys gives new sources of keys the time of their first answer, as the
 // control plane does.
 func (w *world) fetchKeys(set *resource.Set) {
-	w.keys.Want(compile.KeySources(set))
+	sources := compile.KeySources(set)
+	w.keys.Want(sources)
+	if len(sources) == 0 {
+		return // and worlds without a bubble, which have no issuers, can be made
+	}
 	synctest.Wait()
 	w.keysChanged.Store(false)
 	set.KeySets = w.keys.Sets()
@@ -249,6 +254,7 @@ func (w *world) startProxy(p *pod) error {
 	o := agent.ProxyOptions(p.holder, rego.NewHost(io.Discard, slog.New(slog.DiscardHandler)))
 	o.DebugKey = sha256.Sum256([]byte(debugCredential))
 	o.Listen = func(_ context.Context, l *ir.Listener) (net.Listener, error) { return p.host.listen(l.Address) }
+	o.Resolver = w.names
 	o.OriginalDst, o.Dial, o.Log = originalDst, p.host.dialProxy, w.log
 	o.OpenLog = func(string) (*telemetry.Logger, error) { return telemetry.NewLogger(p.log), nil }
 	p.proxy = proxy.New(o)

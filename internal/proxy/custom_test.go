@@ -60,7 +60,7 @@ func TestHTTPAuthorizer(t *testing.T) {
 		DownstreamOnAllow: []ir.Match{{Kind: ir.Prefix, Value: "x-quota"}},
 	}}
 	m := newMesh(t, http.HandlerFunc(echo), func(m *mesh) {
-		m.snapB.Clusters = append(m.snapB.Clusters, staticCluster("judge", server))
+		m.snapB.Clusters = append(m.snapB.Clusters, static("judge", server))
 		m.asks(f)
 	})
 	request := func(method, body string) *http.Request {
@@ -133,11 +133,6 @@ func TestHTTPAuthorizer(t *testing.T) {
 	if q := <-got; q.body != "1234" || q.header.Get("X-Envoy-Auth-Partial-Body") != "true" {
 		t.Errorf("asked with %q %v", q.body, q.header)
 	}
-}
-
-// staticCluster is one server at an address.
-func staticCluster(name, address string) *ir.Cluster {
-	return &ir.Cluster{Name: name, Type: ir.Static, Breaker: ir.DefaultBreaker(), Endpoints: &ir.EndpointSet{Cluster: name, Endpoints: []ir.Endpoint{{Address: address}}}}
 }
 
 type judge func(r *authz.External) authz.Verdict

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/json"
 	"net/netip"
 	"strings"
 	"sync"
@@ -80,6 +81,10 @@ type DenialExternal struct {
 	Body       string `json:"body,omitempty"`
 	Error      string `json:"error,omitempty"`
 	DecisionID string `json:"decisionId,omitempty"` // the authorizer's own
+	// Input and Result are the documents of a decision by Rego in this sidecar,
+	// as its decision log would have them.
+	Input  json.RawMessage `json:"input,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
 }
 
 // denials counts every denial and keeps the newest. Safe for concurrent use.
@@ -215,6 +220,9 @@ func newDenial(decision *authz.Decision, in *authz.Input, c *chain) *Denial {
 		}
 		if v.Err != nil {
 			d.External.Error = clip(v.Err.Error())
+		}
+		if v.Evidence != nil {
+			d.External.Input, d.External.Result = v.Evidence()
 		}
 	}
 	d.RequestPrincipal = in.Token.Principal()

@@ -2,9 +2,7 @@ package proxy
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"io"
 	"net"
@@ -191,12 +189,12 @@ func (d *downstream) handshake() error {
 	d.tlsVersion, d.tlsCipher = strings.Replace(tls.VersionName(state.Version), "TLS 1.", "TLSv1.", 1), tls.CipherSuiteName(state.CipherSuite)
 	if len(state.PeerCertificates) > 0 {
 		leaf := state.PeerCertificates[0]
-		sum := sha256.Sum256(leaf.Raw)
-		d.xfcc = "By=" + d.rt.principal + ";Hash=" + hex.EncodeToString(sum[:]) + `;Subject="` + leaf.Subject.String() + `"`
+		if d.chain.HTTP != nil {
+			d.xfcc = clientCertDetails(d.chain.FilterChain, d.rt.principal, leaf)
+		}
 		if len(leaf.URIs) > 0 {
 			d.peer = leaf.URIs[0].String()
 			d.peerNamespace = namespaceOf(d.peer)
-			d.xfcc += ";URI=" + d.peer
 		}
 	}
 	d.peerInfo.Store(&telemetry.Peer{Principal: d.peer, Namespace: d.peerNamespace})

@@ -162,11 +162,15 @@ func (x *exchange) authorize() bool {
 	}
 	x.authz = x.input()
 	decision := x.chain.authz.Check(&x.authz, x)
-	if decision.Marked() {
-		x.d.judged(&decision, &x.rec)
+	if decision.Allow && !decision.Marked() {
+		return true
 	}
-	if !decision.Allow {
-		x.deny(&decision)
+	notable := decision // moves to the heap, which decision must not for every request
+	if notable.Marked() {
+		x.d.judged(&notable, &x.rec)
+	}
+	if !notable.Allow {
+		x.deny(&notable)
 	}
 	return decision.Allow
 }

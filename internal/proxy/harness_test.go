@@ -136,6 +136,7 @@ const listenAddr = "127.0.0.1:0"
 // B (mTLS in, plaintext out) → app.
 type mesh struct {
 	t          testing.TB
+	ca         *testCA
 	a, b       *Proxy
 	logA, logB *lines
 	debug      *lines // the proxies' own log, if edit sets it
@@ -154,7 +155,7 @@ const (
 func newMesh(t testing.TB, app http.Handler, edit func(m *mesh)) *mesh {
 	t.Helper()
 	ca := newCA(t)
-	m := &mesh{t: t, logA: newLines(), logB: newLines(), app: httptest.NewServer(app)}
+	m := &mesh{t: t, ca: ca, logA: newLines(), logB: newLines(), app: httptest.NewServer(app)}
 	appAddr := m.app.Listener.Addr().String()
 	zero := netip.MustParseAddrPort(listenAddr)
 	m.snapB = &ir.Snapshot{

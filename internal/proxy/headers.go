@@ -67,21 +67,21 @@ func (x *exchange) stampEdge() {
 // stampClientCert applies forward_client_cert_details.
 func (x *exchange) stampClientCert() {
 	h := &x.req.Fields
-	switch x.chain.HTTP.ForwardClientCert {
-	case "sanitizeSet":
+	how := x.chain.HTTP.ForwardClientCert
+	switch {
+	case how == "alwaysForwardOnly":
+	case x.d.xfcc == "" || how == "" || how == "sanitize":
+		// Who shows no certificate has nothing to say about one: a plaintext
+		// caller must not be able to invent a proof.
 		h.Del("x-forwarded-client-cert")
-		if x.d.xfcc != "" {
-			h.Add("x-forwarded-client-cert", x.d.xfcc)
+	case how == "sanitizeSet":
+		h.Set("x-forwarded-client-cert", x.d.xfcc)
+	case how == "appendForward":
+		v := x.d.xfcc
+		if before, ok := h.Get("x-forwarded-client-cert"); ok {
+			v = before + "," + v
 		}
-	case "appendForward":
-		if v := x.d.xfcc; v != "" {
-			if before, ok := h.Get("x-forwarded-client-cert"); ok {
-				v = before + "," + v
-			}
-			h.Set("x-forwarded-client-cert", v)
-		}
-	case "", "sanitize":
-		h.Del("x-forwarded-client-cert")
+		h.Set("x-forwarded-client-cert", v)
 	}
 }
 

@@ -43,6 +43,9 @@ type Options struct {
 	// Dial connects to an upstream host, from the address bind if it is valid;
 	// default net.Dialer with Mark and the cluster's keepalive.
 	Dial func(ctx context.Context, address string, bind netip.Addr) (net.Conn, error)
+	// Resolver looks names up for DNS clusters; default: the servers of
+	// /etc/resolv.conf.
+	Resolver upstream.Resolver
 	// Mark for upstream sockets (SO_MARK); 0 sets none.
 	Mark int
 	// MaxConnections bounds downstream connections; default 100,000.
@@ -125,7 +128,7 @@ func New(opts Options) *Proxy {
 	}
 	p := &Proxy{debugs: opts.DebugKey != [32]byte{},
 		opts: opts, trim: trimmer{free: opts.FreeMemory}, log: opts.Log, metrics: opts.Metrics,
-		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark, Dial: opts.Dial}),
+		upstream: upstream.New(upstream.Options{TLS: opts.TLS, Mark: opts.Mark, Dial: opts.Dial, Resolver: opts.Resolver}),
 		sockets:  map[netip.AddrPort]*socket{},
 		logs:     map[string]*telemetry.Logger{}, providers: map[string]authz.Provider{}, verifiers: map[string]*jwt.Verifier{},
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,27 +100,69 @@ func (d *Decider) Close() error {
 // Check implements authz.Provider.
 func (d *Decider) Check(ctx context.Context, r *authz.External) authz.Verdict {
 	start := time.Now()
-	timeout := d.timeout
-	if timeout <= 0 {
-		timeout = defaultTimeout
+	var buf [512]byte
+	key, again := d.question(buf[:0], r)
+	if again && d.log == nil {
+		if known := d.policy.memo.get(key, start); known != nil {
+			return d.finish(known.verdict, known.result, r)
+		}
 	}
 	input, doc, err := d.policy.input(r)
 	if err != nil { // a path or body that cannot be read is refused, not decided
 		return authz.Verdict{Status: 400, Body: err.Error()}
 	}
-	result, err := d.policy.eval(ctx, d.policy.decide, input, start, start.Add(timeout))
-	var v authz.Verdict
-	if err == nil {
-		v, err = interpret(result)
-	}
+	v, result, err := d.decide(ctx, key, again, input, start)
 	if err != nil {
 		v = d.without(err)
 	}
 	if d.log != nil {
-		d.record(ctx, &v, doc, input, result, start, err)
+		d.record(ctx, &v, doc, result, start, err)
 	}
+	return d.finish(v, result, r)
+}
+
+// question is the key of a decision that may be remembered.
+func (d *Decider) question(b []byte, r *authz.External) ([]byte, bool) {
+	if d.policy.memo == nil {
+		return nil, false
+	}
+	if path, _, _ := strings.Cut(r.Path, "?"); r.HTTP {
+		if _, err := splitPath(path); err != nil {
+			return nil, false
+		}
+	}
+	return d.policy.needs.question(b, r)
+}
+
+// decide evaluates, unless the decision is remembered.
+func (d *Decider) decide(ctx context.Context, key []byte, again bool, input ast.Value, start time.Time) (v authz.Verdict, result ast.Value, err error) {
+	if again {
+		if known := d.policy.memo.get(key, start); known != nil {
+			return known.verdict, known.result, nil
+		}
+	}
+	timeout := d.timeout
+	if timeout <= 0 {
+		timeout = defaultTimeout
+	}
+	result, until, err := d.policy.evalUntil(ctx, d.policy.decide, input, start, start.Add(timeout))
+	if err == nil {
+		v, err = interpret(result)
+	}
+	if err == nil && again {
+		d.policy.memo.put(key, &remembered{v, result, start, until})
+	}
+	return v, result, err
+}
+
+// finish lets everything pass where the policy is only tried, and gives a denial
+// its evidence.
+func (d *Decider) finish(v authz.Verdict, result ast.Value, r *authz.External) authz.Verdict {
 	if d.policy.spec.DryRun {
-		v = authz.Verdict{Allow: true, Detail: v.Detail, Metadata: v.Metadata}
+		return authz.Verdict{Allow: true, Detail: v.Detail, Metadata: v.Metadata}
+	}
+	if !v.Allow && d.contract {
+		v.Evidence = func() ([]byte, []byte) { return d.policy.evidence(r, result) }
 	}
 	return v
 }
@@ -145,11 +188,12 @@ func (d *Decider) without(err error) authz.Verdict {
 	return authz.Verdict{}
 }
 
-func (d *Decider) record(ctx context.Context, v *authz.Verdict, doc map[string]any, input, result ast.Value, start time.Time, err error) {
+func (d *Decider) record(ctx context.Context, v *authz.Verdict, doc map[string]any, result ast.Value, start time.Time, err error) {
 	v.Detail = newID()
-	if v.Metadata == nil {
-		v.Metadata = map[string]any{}
+	metadata := map[string]any{"decision_id": v.Detail} // v's own may be remembered
+	for k, one := range v.Metadata {
+		metadata[k] = one
 	}
-	v.Metadata["decision_id"] = v.Detail
+	v.Metadata = metadata
 	d.log.write(ctx, d.policy, v.Detail, doc, result, start, time.Since(start), err)
 }

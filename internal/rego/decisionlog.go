@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
 )
 
 // secrets never reach the decision log, whatever the mask says.
@@ -139,6 +141,35 @@ func (p *Policy) mask(ctx context.Context, event map[string]any) {
 			note(event, "erased", path)
 		}
 	}
+}
+
+// maxEvidence bounds each document of a denial's evidence.
+const maxEvidence = 8 << 10
+
+// evidence is a decision's input and result as the decision log would have them.
+func (p *Policy) evidence(r *authz.External, result ast.Value) (input, output []byte) {
+	doc, err := Document(r, p.spec.SkipBody)
+	if err != nil {
+		return nil, nil
+	}
+	event := map[string]any{"input": doc}
+	if result != nil {
+		if v, err := ast.JSON(result); err == nil {
+			event["result"] = v
+		}
+	}
+	p.mask(context.Background(), event)
+	part := func(name string) []byte {
+		if event[name] == nil {
+			return nil
+		}
+		b, err := json.Marshal(event[name])
+		if err != nil || len(b) > maxEvidence {
+			return nil
+		}
+		return b
+	}
+	return part("input"), part("result")
 }
 
 func note(event map[string]any, key, path string) {

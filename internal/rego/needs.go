@@ -49,27 +49,117 @@ func (n *need) add(path []*ast.Term) {
 
 // inputNeeds finds every reference to the input in the compiled rules. It may
 // find too much, never too little: a reference that is not known to its end
-// stands for all that is below.
-func inputNeeds(c *ast.Compiler) *need {
+// stands for all that is below. A rule that only gives a part of the input a
+// name (http := input.attributes.request.http) is looked through.
+func inputNeeds(c *ast.Compiler, query ast.Ref) *need {
 	n := &need{}
+	names := aliases(c)
+	whole := func(r ast.Ref) { // a reference that may read names whole, without saying so
+		for _, a := range names {
+			if !a.whole && mayContain(r, a.ref) {
+				a.whole = true
+				n.add(a.input[1:])
+			}
+		}
+	}
+	whole(query)
 	for _, m := range c.Modules {
 		seen := map[*ast.Term]bool{}
-		ast.NewGenericVisitor(func(x any) bool {
+		visit := func(x any) bool {
 			switch x := x.(type) {
+			case *ast.Package, *ast.Import: // names, not uses
+				return true
+			case *ast.Rule:
+				return isAlias(names, x)
 			case ast.Ref:
-				if len(x) > 0 {
-					seen[x[0]] = true
-					if ast.InputRootDocument.Equal(x[0]) {
-						n.add(x[1:])
-					}
+				if len(x) == 0 {
+					return n.all
 				}
-			case *ast.Term: // input alone
-				if v, ok := x.Value.(ast.Var); ok && !seen[x] && v.Equal(ast.InputRootDocument.Value) {
-					n.add(nil)
+				seen[x[0]] = true
+				switch a := aliasOf(names, x); {
+				case ast.InputRootDocument.Equal(x[0]):
+					n.add(x[1:])
+				case a != nil:
+					n.add(append(append(ast.Ref{}, a.input[1:]...), x[len(a.ref):]...))
+				case ast.DefaultRootDocument.Equal(x[0]):
+					whole(x)
+				}
+			case *ast.Term: // input or data alone
+				if v, ok := x.Value.(ast.Var); ok && !seen[x] {
+					if v.Equal(ast.InputRootDocument.Value) {
+						n.add(nil)
+					} else if v.Equal(ast.DefaultRootDocument.Value) {
+						whole(ast.Ref{x})
+					}
 				}
 			}
 			return n.all
-		}).Walk(m)
+		}
+		ast.NewGenericVisitor(visit).Walk(m)
 	}
 	return n
+}
+
+// alias is a rule that only names a part of the input.
+type alias struct {
+	ref   ast.Ref // data.pkg.name
+	input ast.Ref
+	rule  *ast.Rule
+	whole bool
+}
+
+// aliases finds rules of the compiled form: name = v if { v = input.a.b }.
+func aliases(c *ast.Compiler) []*alias {
+	var out []*alias
+	for _, m := range c.Modules {
+		for _, r := range m.Rules {
+			ref := r.Ref()
+			if r.Default || r.Else != nil || len(r.Head.Args) > 0 || r.Head.Key != nil || !ref.IsGround() || len(r.Body) != 1 || len(c.GetRules(ref)) != 1 {
+				continue
+			}
+			e := r.Body[0]
+			if !e.IsEquality() || e.Negated || len(e.With) > 0 || !r.Head.Value.Equal(e.Operand(0)) {
+				continue
+			}
+			if in, ok := e.Operand(1).Value.(ast.Ref); ok && ast.InputRootDocument.Equal(in[0]) && in.IsGround() {
+				out = append(out, &alias{ref: ref, input: in, rule: r})
+			}
+		}
+	}
+	return out
+}
+
+func isAlias(names []*alias, r *ast.Rule) bool {
+	for _, a := range names {
+		if a.rule == r {
+			return true
+		}
+	}
+	return false
+}
+
+// aliasOf is the alias that r begins with.
+func aliasOf(names []*alias, r ast.Ref) *alias {
+	for _, a := range names {
+		if r.HasPrefix(a.ref) {
+			return a
+		}
+	}
+	return nil
+}
+
+// mayContain: what r stands for may have the rule in it.
+func mayContain(r, rule ast.Ref) bool {
+	for i, t := range r {
+		if i == len(rule) {
+			return false
+		}
+		if i > 0 && !ast.IsConstant(t.Value) { // a variable
+			return true
+		}
+		if !t.Equal(rule[i]) {
+			return false
+		}
+	}
+	return true
 }

@@ -37,8 +37,9 @@ type Policy struct {
 	compiler *ast.Compiler
 	store    storage.Store
 	decide   query
-	needs    *need // of the input
-	tokens   *tokens
+	needs    *need   // of the input
+	tokens   *tokens // nil: verified each time
+	memo     *memo   // nil: decided each time
 	warnings []string
 }
 
@@ -78,9 +79,16 @@ func Compile(spec *ir.Rego) (*Policy, error) {
 	if p.decide, err = p.prepare(spec.Query); err != nil {
 		return nil, err
 	}
-	p.needs = inputNeeds(c)
+	asked, err := ast.ParseRef(spec.Query)
+	if err != nil {
+		return nil, err
+	}
+	p.needs = inputNeeds(c, asked)
 	if cacheable(c) {
 		p.tokens = newTokens()
+		if deterministic(c) {
+			p.memo = &memo{}
+		}
 	}
 	if !hasDefault(c, spec.Query) {
 		p.warnings = append(p.warnings, spec.Query+" has no default: requests that no rule decides have no decision (write: default "+spec.Query[strings.LastIndexByte(spec.Query, '.')+1:]+" := false)")
@@ -129,7 +137,14 @@ var ErrUndefined = errors.New("the decision is undefined")
 var ErrTimeout = errors.New("the decision took too long")
 
 // eval asks; deadline bounds it, and ctx what builtins such as http.send do.
-func (p *Policy) eval(ctx context.Context, q query, input ast.Value, now, deadline time.Time) (result ast.Value, err error) {
+func (p *Policy) eval(ctx context.Context, q query, input ast.Value, now, deadline time.Time) (ast.Value, error) {
+	v, _, err := p.evalUntil(ctx, q, input, now, deadline)
+	return v, err
+}
+
+// evalUntil also tells until when the tokens it looked at let the answer be
+// what it is.
+func (p *Policy) evalUntil(ctx context.Context, q query, input ast.Value, now, deadline time.Time) (result ast.Value, until time.Time, err error) {
 	defer func() {
 		if r := recover(); r != nil { // a builtin must not take the process down
 			err = fmt.Errorf("evaluation panicked: %v", r)
@@ -137,14 +152,15 @@ func (p *Policy) eval(ctx context.Context, q query, input ast.Value, now, deadli
 	}()
 	txn, err := p.store.NewTransaction(ctx)
 	if err != nil {
-		return nil, err
+		return nil, until, err
 	}
 	defer p.store.Abort(ctx, txn)
 	limit := &limit{at: deadline}
 	t := topdown.NewQuery(q.body).WithQueryCompiler(q.compiler).WithCompiler(p.compiler).WithStore(p.store).WithTransaction(txn).
 		WithIndexing(true).WithEarlyExit(true).WithTime(now).WithCancel(limit).WithInput(ast.NewTerm(input))
+	watch := &watched{tokens: p.tokens, now: now, until: now.Add(maxRemember)}
 	if p.tokens != nil {
-		t = t.WithInterQueryBuiltinValueCache(p.tokens)
+		t = t.WithInterQueryBuiltinValueCache(watch)
 	}
 	results := 0
 	err = t.Iter(ctx, func(r topdown.QueryResult) error {
@@ -154,15 +170,15 @@ func (p *Policy) eval(ctx context.Context, q query, input ast.Value, now, deadli
 	})
 	switch {
 	case limit.passed || errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, ErrTimeout
+		return nil, until, ErrTimeout
 	case err != nil:
-		return nil, err
+		return nil, until, err
 	case results == 0:
-		return nil, ErrUndefined
+		return nil, until, ErrUndefined
 	case results > 1:
-		return nil, errors.New("the decision has several values")
+		return nil, until, errors.New("the decision has several values")
 	}
-	return result, nil
+	return result, watch.until, nil
 }
 
 // limit is a deadline that evaluation looks at: no timer, no goroutine.

@@ -2,7 +2,6 @@ package rego
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"log/slog"
 	"net/netip"
@@ -154,7 +153,9 @@ func TestNeeds(t *testing.T) {
 	for _, tc := range []struct{ rules, want string }{
 		{`allow if input.attributes.request.http.method == "GET"`, `{"attributes":{"request":{"http":{"method":"GET"}}},"parsed_body":null,"truncated_body":false}`},
 		{`allow if input.attributes.request.http.headers["x-user"] == "v"`, `{"attributes":{"request":{"http":{"headers":{"x-user":"v,w"}}}},"parsed_body":null,"truncated_body":false}`},
-		{"h := input.attributes.request.http.headers\nallow if h.cookie", `{"attributes":{"request":{"http":{"headers":{":authority":"api",":method":"GET",":path":"/a%20b/c?x=1\u0026x=2\u0026y",":scheme":"http","cookie":"a=b","x-envoy-auth-partial-body":"false","x-user":"v,w"}}}},"parsed_body":null,"truncated_body":false}`},
+		{"h := input.attributes.request.http.headers\nallow if h.cookie", `{"attributes":{"request":{"http":{"headers":{"cookie":"a=b"}}}},"parsed_body":null,"truncated_body":false}`},
+		{"allow if { some k; input.attributes.request.http.headers[k] == \"v\" }", `{"attributes":{"request":{"http":{"headers":{":authority":"api",":method":"GET",":path":"/a%20b/c?x=1\u0026x=2\u0026y",":scheme":"http","cookie":"a=b","x-envoy-auth-partial-body":"false","x-user":"v,w"}}}},"parsed_body":null,"truncated_body":false}`},
+		{"http := input.attributes.request.http\nm := http.method\nallow if m == \"GET\"", `{"attributes":{"request":{"http":{"method":"GET"}}},"parsed_body":null,"truncated_body":false}`},
 		{`allow if input.parsed_path[1] == "c"`, `{"parsed_body":null,"parsed_path":["a b","c"],"truncated_body":false}`},
 		{`allow if some x in input.parsed_query.x`, `{"parsed_body":null,"parsed_query":{"x":["1","2"],"y":[""]},"truncated_body":false}`},
 		{`allow if input.attributes.source.address.socketAddress.portValue == 99`, `{"attributes":{"source":{"address":{"socketAddress":{"address":"10.0.0.1","portValue":99}},"principal":"spiffe://a"}},"parsed_body":null,"truncated_body":false}`},
@@ -173,7 +174,9 @@ func TestNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, rules := range []string{"allow if json.marshal(input)", "f(x) := x.attributes\nallow if f(input)", "k := \"attributes\"\nallow if input[k]", `allow if walk(input, [["a"], 1])`, "allow if { some k; input[k] }",
-		"whole := input\nallow if whole.attributes", "allow if { x := input; x.version }", "allow if data.envoy.authz.b with input as {\"a\": input}\nb := input.a"} {
+		"http := input\nallow if data.envoy.authz.http",
+		"http := input\nf(x) := x\nallow if f(http)", "http := input\nallow if { y := http; y.version }",
+		"allow if { x := input; x.version }", "allow if data.envoy.authz.b with input as {\"a\": input}\nb := input.a"} {
 		p := mustCompile(t, spec("package envoy.authz\n"+rules))
 		if _, doc, _ := p.input(r); !reflect.DeepEqual(doc, whole) {
 			t.Errorf("%s\ngets a part of the input only: %v", rules, doc)
@@ -253,6 +256,24 @@ drop if input.input.attributes.request.http.method == "HEAD"`
 	}
 }
 
+// A denial can show what it was made of, without secrets.
+func TestEvidence(t *testing.T) {
+	p, err := NewHost(nil, slog.New(slog.DiscardHandler)).Provider(&ir.ExtAuthz{Rego: spec("package envoy.authz\nallow := {\"allowed\": false, \"body\": \"no\"} if input.attributes.request.http.method")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time the decision is remembered
+		v := p.Check(t.Context(), request("authorization", "Bearer secret", "x-user", "vera"))
+		input, result := v.Evidence()
+		if s := string(input); !strings.Contains(s, `"x-user":"vera"`) || !strings.Contains(s, `"method":"GET"`) || strings.Contains(s, "secret") {
+			t.Errorf("input %s", s)
+		}
+		if string(result) != `{"allowed":false,"body":"no"}` {
+			t.Errorf("result %s", result)
+		}
+	}
+}
+
 const base = "../../infrastructure/kubernetes/base/opa/"
 
 func researchflow(t testing.TB) *ir.Rego {
@@ -268,5 +289,3 @@ func researchflow(t testing.TB) *ir.Rego {
 	s.Data = read("data.json")
 	return s
 }
-
-var _ = context.Background

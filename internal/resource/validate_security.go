@@ -19,6 +19,22 @@ func (o *object) selector(s *typev1.WorkloadSelector) {
 	}
 }
 
+// targets: what an object holds for, workloads or Gateways by name.
+func (o *object) targets(s *typev1.WorkloadSelector, one *typev1.PolicyTargetReference, list []*typev1.PolicyTargetReference) {
+	o.selector(s)
+	if s != nil && (one != nil || len(list) > 0) {
+		o.fail("spec.selector", "only one of selector, targetRef and targetRefs may be set")
+	}
+	if len(list) > 16 || one != nil && len(list) > 0 {
+		o.fail("spec.targetRefs", "at most 16 targets, in either targetRef or targetRefs")
+	}
+	for i, r := range append(slices.Clone(list), one) {
+		if r != nil && (r.Namespace != "" && r.Namespace != o.Namespace || r.Kind == "" || r.Name == "") {
+			o.fail(at("spec.targetRefs", i), "a target has a kind and a name, in the object's own namespace")
+		}
+	}
+}
+
 func validatePeerAuthentication(o *object, pa *security.PeerAuthentication) {
 	o.selector(pa.Selector)
 	if len(pa.PortLevelMtls) > 0 && len(pa.Selector.GetMatchLabels()) == 0 {
@@ -34,7 +50,6 @@ var conditionKeys = []string{"request.headers", "source.ip", "remote.ip", "sourc
 	"request.auth.principal", "request.auth.audiences", "request.auth.presenter", "request.auth.claims", "destination.ip", "destination.port", "connection.sni"}
 
 func validateAuthorizationPolicy(o *object, p *security.AuthorizationPolicy) {
-	o.selector(p.Selector)
 	custom := p.Action == security.AuthorizationPolicy_CUSTOM
 	if custom != (p.GetProvider() != nil) {
 		o.fail("spec.provider", "action CUSTOM needs a provider, and only it takes one")
@@ -45,17 +60,7 @@ func validateAuthorizationPolicy(o *object, p *security.AuthorizationPolicy) {
 	if (custom || p.Action == security.AuthorizationPolicy_DENY) && p.Rules == nil {
 		o.fail("spec.rules", "action "+p.Action.String()+" without rules does nothing", "rules: [{}] matches every request")
 	}
-	if p.Selector != nil && (p.TargetRef != nil || len(p.TargetRefs) > 0) {
-		o.fail("spec.selector", "only one of selector, targetRef and targetRefs may be set")
-	}
-	if len(p.TargetRefs) > 16 || p.TargetRef != nil && len(p.TargetRefs) > 0 {
-		o.fail("spec.targetRefs", "at most 16 targets, in either targetRef or targetRefs")
-	}
-	for i, r := range append(slices.Clone(p.TargetRefs), p.TargetRef) {
-		if r != nil && (r.Namespace != "" && r.Namespace != o.Namespace || r.Kind == "" || r.Name == "") {
-			o.fail(at("spec.targetRefs", i), "a target has a kind and a name, in the policy's own namespace")
-		}
-	}
+	o.targets(p.Selector, p.TargetRef, p.TargetRefs)
 	if p.Action == security.AuthorizationPolicy_ALLOW && p.Rules == nil {
 		o.warn("spec", "an ALLOW policy without rules refuses every request in its scope", "rules: [{}] allows all")
 	}

@@ -16,10 +16,7 @@ import (
 const maxSpaceDelimited = 64
 
 func validateRequestAuthentication(o *object, r *security.RequestAuthentication) {
-	o.selector(r.Selector)
-	if r.Selector != nil && (r.TargetRef != nil || len(r.TargetRefs) > 0) {
-		o.fail("spec.selector", "only one of selector, targetRef and targetRefs may be set")
-	}
+	o.targets(r.Selector, r.TargetRef, r.TargetRefs)
 	for i, j := range r.JwtRules {
 		path := at("spec.jwtRules", i)
 		if j == nil {

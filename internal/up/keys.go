@@ -2,10 +2,12 @@ package up
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -23,8 +25,11 @@ func (r *room) keyClient() *http.Client {
 			if err != nil {
 				return nil, err
 			}
-			if w, at := r.issuer(host, port); w != nil {
+			switch w, at, ours := r.issuer(host, port); {
+			case w != nil:
 				return r.machine.DialLocal(ctx, w.Name, int(at))
+			case ours:
+				return nil, fmt.Errorf("no instance of %s is ready yet", host)
 			}
 			return dialer.DialContext(ctx, network, address)
 		},
@@ -33,7 +38,7 @@ func (r *room) keyClient() *http.Client {
 			if port == "" {
 				port = map[string]string{"http": "80", "https": "443"}[req.URL.Scheme]
 			}
-			if w, _ := r.issuer(req.URL.Hostname(), port); w != nil {
+			if _, _, ours := r.issuer(req.URL.Hostname(), port); ours {
 				return nil, nil
 			}
 			return http.ProxyFromEnvironment(req)
@@ -42,13 +47,18 @@ func (r *room) keyClient() *http.Client {
 	}}
 }
 
-// issuer is an instance that is ready behind a service of the mesh; nil for a
-// host that is none, or before the first configuration.
-func (r *room) issuer(host, port string) (*resource.Workload, uint16) {
-	s := r.control.State()
+// issuer is an instance that is ready behind a service of the mesh, and
+// whether the host is one. Before the first configuration every name that
+// only a cluster has is taken for one.
+func (r *room) issuer(host, port string) (w *resource.Workload, at uint16, ours bool) {
 	n, err := strconv.ParseUint(port, 10, 16)
-	if s == nil || err != nil {
-		return nil, 0
+	if err != nil {
+		return nil, 0, false
 	}
-	return s.Index.Instance(host, "", uint16(n))
+	s := r.control.State()
+	if s == nil {
+		return nil, 0, strings.HasSuffix(host, ".svc.cluster.local") || strings.HasSuffix(host, ".svc")
+	}
+	w, at = s.Index.Instance(host, "", uint16(n))
+	return w, at, w != nil || s.Index.ServicePorts(host, "") != nil
 }

@@ -171,7 +171,8 @@ func TestGoSPIFFE(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = p.authority.Rotate(ctx, next, func(context.Context) error {
+	rotate, enough := context.WithCancel(ctx)
+	err = p.authority.Rotate(rotate, next, func(context.Context) error {
 		roots, err := ca.ParseCertificates(p.authority.Roots())
 		if err != nil {
 			return err
@@ -181,8 +182,7 @@ func TestGoSPIFFE(t *testing.T) {
 		}
 		check(serial(), len(roots))
 		if p.authority.Status().Phase == ca.Overlapping {
-			p.authority.Retire() // the rest is a matter of time only
-			cancel()
+			enough() // the rest is a matter of time only
 		}
 		return nil
 	})

@@ -28,10 +28,14 @@ func downstreamTLS(t *ir.DownstreamTLS) *core.TransportSocket {
 		validate(v, t)
 		common.ValidationContextType = &tlspb.CommonTlsContext_ValidationContext{ValidationContext: v}
 	}
-	versions := map[string]tlspb.TlsParameters_TlsProtocol{"1.2": tlspb.TlsParameters_TLSv1_2, "1.3": tlspb.TlsParameters_TLSv1_3}
-	common.TlsParams = &tlspb.TlsParameters{TlsMinimumProtocolVersion: versions[orDefault(t.MinVersion, "1.2")], TlsMaximumProtocolVersion: versions[t.MaxVersion], CipherSuites: t.CipherSuites}
+	common.TlsParams = &tlspb.TlsParameters{TlsMinimumProtocolVersion: tlsVersion(orDefault(t.MinVersion, "1.2")), TlsMaximumProtocolVersion: tlsVersion(t.MaxVersion), CipherSuites: t.CipherSuites, EcdhCurves: t.Curves}
 	return &core.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &core.TransportSocket_TypedConfig{
 		TypedConfig: pack(&tlspb.DownstreamTlsContext{CommonTlsContext: common, RequireClientCertificate: wrapperspb.Bool(t.RequireClientCert)})}}
+}
+
+// tlsVersion is AUTO for "".
+func tlsVersion(v string) tlspb.TlsParameters_TlsProtocol {
+	return map[string]tlspb.TlsParameters_TlsProtocol{"1.2": tlspb.TlsParameters_TLSv1_2, "1.3": tlspb.TlsParameters_TLSv1_3}[v]
 }
 
 // validate adds what is asked of clients' certificates beyond their names.

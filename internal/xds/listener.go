@@ -104,14 +104,12 @@ func encodeHTTP(c *ir.FilterChain) *hcm.HttpConnectionManager {
 		ServerName:        h.ServerName,
 		StreamIdleTimeout: durationpb.New(0), // Envoy's default would end quiet streams after 5 minutes
 		ForwardClientCertDetails: map[string]hcm.HttpConnectionManager_ForwardClientCertDetails{
+			"forwardOnly": hcm.HttpConnectionManager_FORWARD_ONLY, "alwaysForwardOnly": hcm.HttpConnectionManager_ALWAYS_FORWARD_ONLY,
 			"sanitizeSet": hcm.HttpConnectionManager_SANITIZE_SET, "appendForward": hcm.HttpConnectionManager_APPEND_FORWARD}[h.ForwardClientCert],
-		SetCurrentClientCertDetails: &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: wrapperspb.Bool(true), Dns: true, Uri: true},
+		SetCurrentClientCertDetails: &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: wrapperspb.Bool(true), Dns: true, Uri: true, Cert: h.WholeClientCert},
 	}
 	if h.ServerName == "" {
 		out.ServerHeaderTransformation = hcm.HttpConnectionManager_PASS_THROUGH
-	}
-	if h.ForwardClientCert == "sanitizeSet" { // a gateway hands on the whole certificate
-		out.SetCurrentClientCertDetails.Cert = true
 	}
 	if h.IdleTimeout > 0 {
 		out.CommonHttpProtocolOptions = &core.HttpProtocolOptions{IdleTimeout: duration(h.IdleTimeout)}

@@ -137,6 +137,9 @@ func upstreamTLS(t *ir.UpstreamTLS) *core.TransportSocket {
 		}
 		common.ValidationContextType = &tlspb.CommonTlsContext_ValidationContext{ValidationContext: v}
 	}
+	if t.MinVersion != "" || len(t.CipherSuites)+len(t.Curves) > 0 {
+		common.TlsParams = &tlspb.TlsParameters{TlsMinimumProtocolVersion: tlsVersion(t.MinVersion), CipherSuites: t.CipherSuites, EcdhCurves: t.Curves}
+	}
 	return &core.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &core.TransportSocket_TypedConfig{
 		TypedConfig: pack(&tlspb.UpstreamTlsContext{CommonTlsContext: common, Sni: t.SNI})}}
 }

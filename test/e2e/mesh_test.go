@@ -65,12 +65,14 @@ func build(t *testing.T) {
 // mesh is one `tulle up` with its own copy of the manifests and its own ports.
 type mesh struct {
 	t       *testing.T
-	dir     string // manifests and run
+	dir     string   // manifests and run
+	args    []string // of tulle up, beyond the usual
 	cmd     *exec.Cmd
 	out     *output
 	gateway string
 	https   string
 	opa     string
+	overlay string // of the manifests; "" is the base
 	tokens  map[string]string
 	ended   chan struct{}
 }
@@ -95,10 +97,14 @@ func (o *output) String() string {
 
 // start brings ResearchFlow up and waits until it is ready. It skips, and says
 // why, where the kernel forbids this user the namespaces.
-func start(t *testing.T) *mesh {
+func start(t *testing.T, args ...string) *mesh { return startOverlay(t, "", args...) }
+
+// startOverlay is start with one of the manifests' overlays; args are more
+// arguments of "tulle up".
+func startOverlay(t *testing.T, overlay string, args ...string) *mesh {
 	t.Helper()
 	build(t)
-	m := &mesh{t: t, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
+	m := &mesh{t: t, overlay: overlay, args: args, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
 	m.manifests()
 	m.run()
 	t.Cleanup(m.stop)
@@ -111,12 +117,19 @@ func (m *mesh) manifests() {
 	if err := os.CopyFS(filepath.Join(m.dir, "base"), os.DirFS(filepath.Join(root, "infrastructure", "kubernetes", "base"))); err != nil {
 		m.t.Fatal(err)
 	}
+	if err := os.CopyFS(filepath.Join(m.dir, "overlays"), os.DirFS(filepath.Join(root, "infrastructure", "kubernetes", "overlays"))); err != nil {
+		m.t.Fatal(err)
+	}
+	folder := "base"
+	if m.overlay != "" {
+		folder = "overlays/" + m.overlay
+	}
 	local, err := os.ReadFile(filepath.Join(root, "examples", "researchflow", "local.yaml"))
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	text := strings.ReplaceAll(string(local), "$(BUILD)/researchflow", binaries.app)
-	text = strings.Replace(text, "../../infrastructure/kubernetes/base", "base", 1)
+	text = strings.Replace(text, "../../infrastructure/kubernetes/base", folder, 1)
 	text = regexp.MustCompile(`(?m)^  build:\n(    .*\n)+`).ReplaceAllString(text, "")
 	m.write("local.yaml", text)
 	key, err := os.ReadFile(filepath.Join(root, "examples", "researchflow", "demo-key.pem"))
@@ -157,8 +170,11 @@ func (m *mesh) run() {
 	m.t.Helper()
 	ports := freePorts(m.t, 4)
 	m.gateway, m.https, m.opa = "localhost:"+ports[0], "localhost:"+ports[1], "localhost:"+ports[2]
-	m.cmd = exec.Command(binaries.tulle, "up", m.dir+"/local.yaml",
-		"--port", "gateway="+ports[0], "--port", "gateway-https="+ports[1], "--port", "opa="+ports[2], "--port", "opa-grpc="+ports[3])
+	args := []string{"up", m.dir + "/local.yaml", "--port", "gateway=" + ports[0], "--port", "gateway-https=" + ports[1]}
+	if m.overlay == "" { // which has an OPA
+		args = append(args, "--port", "opa="+ports[2], "--port", "opa-grpc="+ports[3])
+	}
+	m.cmd = exec.Command(binaries.tulle, append(args, m.args...)...)
 	m.cmd.Env = m.env()
 	m.cmd.Stdout, m.cmd.Stderr = m.out, m.out
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

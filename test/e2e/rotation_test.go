@@ -1,13 +1,19 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+
+	"github.com/tulle-mesh/tulle/internal/ca"
 )
 
 // TestRotation runs ResearchFlow under load with certificates that live for ten
@@ -51,6 +57,74 @@ func TestRotation(t *testing.T) {
 	}
 	t.Logf("%d requests", good)
 	m.rootFile()
+}
+
+// TestPluggedIn brings the mesh up with an authority of its own folder, which
+// tulle up makes; other files in it are another root. Applications find their
+// Workload API.
+func TestPluggedIn(t *testing.T) {
+	t.Setenv("SECRET_TTL", "10s")
+	dir := filepath.Join(t.TempDir(), "cacerts")
+	m := start(t, "--ca", dir)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%s: %v %v", dir, info, err)
+	}
+	before := m.authority()
+	if out, code := m.tulle("ca", "rotate"); code == 0 || !strings.Contains(out, "put the new one's files into "+dir) {
+		t.Errorf("tulle ca rotate: %d %s", code, out)
+	}
+	m.workloadAPI()
+	next, err := ca.NewIssuer("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	m.eventually(time.Minute, func() error {
+		if now := m.authority(); now.Phase != "stable" || len(now.Roots) != 1 || now.Roots[0] == before.Roots[0] {
+			return fmt.Errorf("the authority: %+v", now)
+		}
+		return nil
+	})
+	m.rootFile()
+	if status, body := m.call("viewer", "GET", "http://"+m.gateway+"/api/work", ""); status != 200 {
+		t.Errorf("after the change: %d %s", status, body)
+	}
+}
+
+// TestFetchSVID is what workloadAPI runs in a workload's place.
+func TestFetchSVID(t *testing.T) {
+	if os.Getenv("TULLE_FETCH_SVID") == "" {
+		t.Skip("runs inside a workload")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	svid, err := workloadapi.FetchX509SVID(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("SVID of", svid.ID)
+}
+
+// workloadAPI: an application gets its own identity, and from another
+// workload's socket nothing.
+func (m *mesh) workloadAPI() {
+	m.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	fetch := fmt.Sprintf("TULLE_FETCH_SVID=1 %s -test.run '^TestFetchSVID$' -test.v", self)
+	out, code := m.tulle("exec", "worker", "--", "sh", "-c", "echo at $SPIFFE_ENDPOINT_SOCKET; "+fetch)
+	socket := regexp.MustCompile(`(?m)^at (unix://.+)$`).FindStringSubmatch(out)
+	if code != 0 || socket == nil || !strings.Contains(out, "SVID of spiffe://cluster.local/ns/researchflow/sa/worker") {
+		m.t.Fatalf("worker's own SVID: %d %s", code, out)
+	}
+	out, code = m.tulle("exec", "orchestrator", "--", "sh", "-c", "SPIFFE_ENDPOINT_SOCKET="+socket[1]+" "+fetch)
+	if code == 0 || strings.Contains(out, "SVID of") {
+		m.t.Errorf("worker's SVID for orchestrator: %d %s", code, out)
+	}
 }
 
 // authority is what "tulle ca" says.

@@ -1,0 +1,219 @@
+package rego
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown/cache"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
+)
+
+// memo remembers decisions by all that the policy read for them. A policy and
+// its data never change (a new one has a new memo); what is left that could
+// make the same question have another answer is looked for in the policy, and
+// then nothing is remembered: see deterministic. Tokens are the exception: a
+// decision is forgotten when one that it looked at begins or ceases to be valid.
+type memo struct {
+	mu       sync.RWMutex
+	now, old map[string]*remembered // guarded by mu
+}
+
+type remembered struct {
+	verdict authz.Verdict
+	result  ast.Value
+	from    time.Time // when it was made: a clock that was set back makes it void
+	until   time.Time
+}
+
+const (
+	maxDecisions = 2048
+	maxQuestion  = 4 << 10 // bytes; longer ones are decided each time
+	maxRemember  = time.Minute
+)
+
+// question appends what the policy reads of a request; ok is false where the
+// memory is of no use: no two requests are alike, or they are too large.
+func (n *need) question(b []byte, r *authz.External) (key []byte, ok bool) {
+	attr := n.of("attributes")
+	for _, never := range [...]*need{attr.of("source", "address"), attr.of("request", "time"), attr.of("request", "http", "id")} {
+		if never != nil {
+			return b, false
+		}
+	}
+	http := attr.of("request", "http")
+	whole := n.of("parsed_path") != nil || n.of("parsed_query") != nil || http.of("path") != nil || http.of("headers", ":path") != nil
+	b = field(b, n.of("source_principal") != nil || attr.of("source") != nil, r.SourcePrincipal)
+	b = field(b, attr.of("destination") != nil, r.DestinationPrincipal)
+	if attr.of("destination") != nil {
+		b = r.DestinationAddress.AppendTo(b)
+	}
+	b = field(b, attr.of("tlsSession") != nil, r.SNI)
+	b = field(b, whole, r.Path)
+	b = field(b, true, r.Method)
+	b = field(b, http.of("host") != nil || http.of("headers", ":authority") != nil, r.Host)
+	b = field(b, http.of("scheme") != nil || http.of("headers", ":scheme") != nil, r.Scheme)
+	b = field(b, http.of("protocol") != nil, r.Protocol)
+	if attr.of("contextExtensions") != nil && len(r.ContextExtensions) > 0 {
+		return b, false
+	}
+	headers := http.of("headers")
+	body := len(r.Body) > 0
+	if r.Headers != nil && (headers != nil || body) {
+		r.Headers(func(name, value string) bool {
+			if headers.of(name) != nil || body && (name == "content-type" || name == "content-length") {
+				b = field(field(b, true, name), true, value)
+			}
+			return true
+		})
+	}
+	if body {
+		b = append(field(b, true, "body"), 'w')
+		if r.BodyTruncated {
+			b[len(b)-1] = 'p'
+		}
+		b = append(b, r.Body...)
+	}
+	return b, len(b) <= maxQuestion
+}
+
+// field appends s with its length, so that no two lists of fields look alike.
+func field(b []byte, read bool, s string) []byte {
+	if !read {
+		return b
+	}
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func (m *memo) get(key []byte, now time.Time) *remembered {
+	m.mu.RLock()
+	d, aged := m.now[string(key)], false
+	if d == nil {
+		d = m.old[string(key)]
+		aged = d != nil
+	}
+	m.mu.RUnlock()
+	if d == nil || now.Before(d.from) || !now.Before(d.until) {
+		return nil
+	}
+	if aged { // it is in use
+		m.put(key, d)
+	}
+	return d
+}
+
+func (m *memo) put(key []byte, d *remembered) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.now) >= maxDecisions/2 {
+		m.now, m.old = nil, m.now
+	}
+	if m.now == nil {
+		m.now = map[string]*remembered{}
+	}
+	m.now[string(key)] = d
+}
+
+// deterministic: the same input has the same decision, but for the validity of
+// tokens. OPA marks the builtins that look elsewhere: the clock, the network,
+// chance, the process.
+func deterministic(c *ast.Compiler) bool {
+	same := true
+	check := func(name string) {
+		if b, ok := ast.BuiltinMap[name]; ok && b.IsNondeterministic() && name != ast.JWTDecodeVerify.Name {
+			same = false
+		}
+	}
+	for _, m := range c.Modules {
+		ast.WalkTerms(m, func(t *ast.Term) bool {
+			if ref, ok := t.Value.(ast.Ref); ok {
+				check(ref.String())
+			}
+			return !same
+		})
+		ast.WalkExprs(m, func(e *ast.Expr) bool {
+			if e.IsCall() {
+				check(e.Operator().String())
+			}
+			return !same
+		})
+	}
+	return same
+}
+
+// watched is the memory of tokens as one evaluation uses it: it notes when a
+// token that was looked at begins or ceases to be valid.
+type watched struct {
+	*tokens
+	now   time.Time
+	until time.Time
+}
+
+// GetCache implements cache.InterQueryValueCache.
+func (w *watched) GetCache(name string) cache.InterQueryValueCacheBucket {
+	b := w.tokens.GetCache(name)
+	if name == "io_jwt" {
+		return &watchedBucket{b, w}
+	}
+	return b
+}
+
+type watchedBucket struct {
+	cache.InterQueryValueCacheBucket
+	by *watched
+}
+
+// Get implements cache.InterQueryValueCacheBucket.
+func (b *watchedBucket) Get(key ast.Value) (any, bool) {
+	b.by.see(key)
+	return b.InterQueryValueCacheBucket.Get(key)
+}
+
+// Insert implements cache.InterQueryValueCacheBucket.
+func (b *watchedBucket) Insert(key ast.Value, value any) int {
+	b.by.see(key) // also a token inside a token
+	return b.InterQueryValueCacheBucket.Insert(key, value)
+}
+
+func (w *watched) see(key ast.Value) {
+	token := ""
+	if a, ok := key.(*ast.Array); ok && a.Len() > 0 {
+		if s, ok := a.Elem(0).Value.(ast.String); ok {
+			token = string(s)
+		}
+	}
+	for _, t := range turns(token) {
+		if t.After(w.now) && t.Before(w.until) {
+			w.until = t
+		}
+	}
+}
+
+// turns are the moments at which a token begins and ceases to be valid.
+func turns(token string) []time.Time {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	if err != nil {
+		return nil
+	}
+	var claims struct{ Exp, Nbf any }
+	if json.Unmarshal(payload, &claims) != nil {
+		return nil
+	}
+	var out []time.Time
+	for _, c := range []any{claims.Exp, claims.Nbf} {
+		if f, ok := c.(float64); ok && math.Abs(f) < 1e11 {
+			out = append(out, time.Unix(0, int64(f*1e9)))
+		}
+	}
+	return out
+}

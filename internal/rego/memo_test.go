@@ -1,0 +1,106 @@
+package rego
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/authz"
+)
+
+// A remembered decision is the one that the policy would make now: it depends on
+// all that the policy reads, and ends when a token begins or ceases to be valid.
+func TestMemo(t *testing.T) {
+	s := researchflow(t)
+	i := newIssuer(t, s)
+	p := mustCompile(t, s)
+	if p.memo == nil {
+		t.Fatal("decisions are not remembered")
+	}
+	d := NewDecider(p, nil, time.Minute)
+	at := func(seconds int64, r *authz.External) bool {
+		t.Helper()
+		start := time.Unix(seconds, 0)
+		key, again := d.question(nil, r)
+		input, _, err := p.input(r)
+		if err != nil || !again {
+			t.Fatal(err, again)
+		}
+		v, _, err := d.decide(t.Context(), key, again, input, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Allow
+	}
+	r := apiRequest(i.token(t, func(c map[string]any) { c["nbf"], c["exp"] = 1000, 1030 }))
+	for _, tc := range []struct {
+		at   int64
+		want bool
+	}{{990, false}, {999, false}, {1000, true}, {1010, true}, {1029, true}, {1030, false}, {1031, false}, {1029, true}} {
+		if got := at(tc.at, r); got != tc.want {
+			t.Errorf("at %d: %v", tc.at, got)
+		}
+	}
+	token := i.token(t, func(c map[string]any) { c["exp"] = 5000 })
+	for _, tc := range []struct {
+		name string
+		edit func(r *authz.External)
+		want bool
+	}{
+		{"as it is", func(*authz.External) {}, true},
+		{"method", func(r *authz.External) { r.Method = "POST" }, false},
+		{"path", func(r *authz.External) { r.Path = "/secrets" }, false},
+		{"query", func(r *authz.External) { r.Path = "/api/jobs?limit=4" }, true},
+		{"headers", func(r *authz.External) { r.Headers = nil }, false},
+		{"body", func(r *authz.External) {
+			r.Method, r.Path, r.Body = "POST", "/graphql", []byte(`{"query": "{ jobs { id } }"}`)
+			before := r.Headers
+			r.Headers = func(yield func(name, value string) bool) { before(yield); yield("content-type", "application/json") }
+		}, true},
+		{"another body", func(r *authz.External) {
+			r.Method, r.Path, r.Body = "POST", "/graphql", []byte(`{"query": "mutation { x }"}`)
+			before := r.Headers
+			r.Headers = func(yield func(name, value string) bool) { before(yield); yield("content-type", "application/json") }
+		}, false},
+		{"as it was", func(*authz.External) {}, true},
+	} {
+		r := apiRequest(token)
+		tc.edit(r)
+		for range 2 {
+			if got := at(4000, r); got != tc.want {
+				t.Errorf("%s: %v", tc.name, got)
+			}
+		}
+	}
+}
+
+// What looks elsewhere than at its input and data is decided each time.
+func TestMemoOnlyWhereDeterministic(t *testing.T) {
+	for rule, want := range map[string]bool{
+		`allow if input.attributes.request.http.method == "GET"`:          true,
+		`allow if time.now_ns() > 0`:                                      false,
+		`allow if { x := [time.now_ns()]; x[0] > 0 }`:                     false,
+		`allow if rand.intn("x", 2) == 1`:                                 false,
+		`allow if http.send({"method": "GET", "url": "http://a"}).status`: false,
+		`allow if opa.runtime().env`:                                      false,
+		"f(x) := y if y := x + time.now_ns()\nallow if f(1) > 0":          false,
+		`allow if io.jwt.decode_verify(input.t, {"cert": data.c})[0]`:     true,
+		`allow if count([1 | time.now_ns() > 0]) == 1`:                    false,
+	} {
+		if p := mustCompile(t, spec("package envoy.authz\n"+rule)); (p.memo != nil) != want {
+			t.Errorf("%s: remembered %v", rule, p.memo != nil)
+		}
+	}
+	for rule, want := range map[string]bool{
+		`allow if input.attributes.request.http.method == "GET"`:         true,
+		`allow if input.attributes.request.http.id`:                      false,
+		`allow if input.attributes.request.time.seconds > 0`:             false,
+		`allow if input.attributes.source.address.socketAddress.address`: false,
+		`allow if input.attributes.source.principal`:                     true,
+		`allow if json.marshal(input)`:                                   false,
+	} {
+		p := mustCompile(t, spec("package envoy.authz\n"+rule))
+		if _, again := NewDecider(p, nil, 0).question(nil, request()); again != want {
+			t.Errorf("%s: asked again %v", rule, again)
+		}
+	}
+}
