@@ -11,14 +11,16 @@ import (
 // A table of the oracle is a text file of blocks. A block begins with
 // "-- TITLE", then has policies in YAML (parted by "---") and cases:
 //
-//	DECISION CALLER METHOD [:PORT]/PATH [host=NAME] [HEADER=VALUE …]
+//	DECISION CALLER METHOD [:PORT]/PATH [host=NAME] [token=CLAIMS] [HEADER=VALUE …]
 //	DECISION CALLER TCP
 //
 // DECISION is allow or deny, with ",by=POLICY[RULE]" (none: no ALLOW policy
 // matched), ",dry=allow|deny" (what it would be were dry-run policies live) and
 // ",audit=POLICY[RULE]" behind it. A policy is the spec of one called p1, p2, …
 // in namespace shop, or an object that begins with "metadata:". @NAME is the
-// address of a caller or of target. "error TEXT" and "warning TEXT" say what
+// address of a caller or of target. CLAIMS is the JSON, without blanks, of what
+// a token says (unless it does, iss is https://a.example.com); in a table with
+// tokens, target verifies those of that issuer and of "b". "error TEXT" and "warning TEXT" say what
 // the user is told; nothing else may be. A # after two blanks begins a comment.
 type block struct {
 	title    string
@@ -37,6 +39,7 @@ type oracleCase struct {
 	caller  string
 	tcp     bool
 	port    string // of the service; "" for 80
+	token   string // claims, as JSON
 	req     request
 }
 
@@ -134,6 +137,10 @@ func readCase(allow bool, options, text string) (c oracleCase, err error) {
 		k, v, ok := strings.Cut(w, "=")
 		if !ok {
 			return c, fmt.Errorf("%q: want HEADER=VALUE", w)
+		}
+		if k == "token" {
+			c.token = v
+			continue
 		}
 		if k == "host" {
 			c.req.header["Host"] = []string{v}

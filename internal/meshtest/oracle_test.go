@@ -65,6 +65,13 @@ func runOracle(t *testing.T, blocks []block) {
 		t.Fatal(err)
 	}
 	o := &oracle{t: t, w: w}
+	if hasTokens(blocks) {
+		rule, err := o.issue()
+		if err != nil {
+			t.Fatal(err)
+		}
+		base = append(base, rule)
+	}
 	for i := range blocks {
 		b := &blocks[i]
 		w.docs = base[:len(base):len(base)]
@@ -97,8 +104,9 @@ data:
 `
 
 type oracle struct {
-	t *testing.T
-	w *world
+	t      *testing.T
+	w      *world
+	issuer *issuer // of a table with tokens
 }
 
 // policy completes one to an object.
@@ -146,6 +154,10 @@ func (o *oracle) decide(b *block, c *oracleCase) {
 		return
 	}
 	from, target := pods[0], o.w.podsNamed("target")[0]
+	if err := o.bear(c); err != nil {
+		o.t.Errorf("%s: %v", c.place, err)
+		return
+	}
 	d, err := o.inProcess(c, from, target)
 	if err != nil {
 		o.t.Errorf("%s: %v", c.place, err)
@@ -237,7 +249,7 @@ func (o *oracle) inProcess(c *oracleCase, from, target *pod) (authz.Decision, er
 			in.RemoteIP = a
 		}
 	}
-	return engine.Check(in, nil), nil
+	return engine.Check(in, &verifying{method: in.Method, query: in.Query, fields: fields}), nil
 }
 
 // encrypted: a caller's sidecar knows target under its own names only; what is

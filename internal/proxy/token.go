@@ -60,7 +60,7 @@ func (x *exchange) Authenticate(f *ir.JWT) (*authz.Token, *authz.Refusal) {
 	token, refused := x.chain.tokens[f].Check(&r)
 	if len(r.Query) != len(x.query) { // parameters were taken out
 		raw, _, _ := strings.Cut(x.req.Path, "?")
-		x.query, x.req.Path = r.Query, raw+r.Query
+		x.query, x.req.Path, x.authz.Query = r.Query, raw+r.Query, r.Query
 	}
 	return token, refused
 }
