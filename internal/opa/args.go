@@ -35,6 +35,11 @@ func ParseArgs(args []string) (Options, error) {
 			if err := o.set(take()); err != nil {
 				return o, err
 			}
+		case "--config-file", "-c":
+			if err := o.configFile(take()); err != nil {
+				return o, err
+			}
+		case "--bundle", "-b": // the paths behind it are read as what they are
 		default:
 			if strings.HasPrefix(a, "-") {
 				return o, fmt.Errorf("argument %s of opa is not supported", name)

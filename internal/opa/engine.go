@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/rego"
@@ -105,8 +103,9 @@ func read(paths []string) (map[string]string, map[string]any, error) {
 	for _, path := range files {
 		base := filepath.Base(path)
 		isRego := strings.HasSuffix(base, ".rego") && !strings.HasSuffix(base, "_test.rego")
+		isBundle := strings.HasSuffix(base, ".tar.gz")
 		isData := base == "data.json" || base == "data.yaml" || base == "data.yml"
-		if !isRego && !isData {
+		if !isRego && !isData && !isBundle {
 			continue
 		}
 		info, err := os.Stat(path)
@@ -127,11 +126,16 @@ func read(paths []string) (map[string]string, map[string]any, error) {
 			modules[path] = string(b)
 			continue
 		}
-		if b, err = yaml.YAMLToJSON(b); err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", path, err)
-		}
 		var doc map[string]any
-		if err := json.Unmarshal(b, &doc); err != nil {
+		if isBundle {
+			var found map[string]string
+			if found, doc, err = rego.ReadBundle(b); err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", path, err)
+			}
+			for name, text := range found {
+				modules[path+name] = text
+			}
+		} else if doc, err = rego.ParseData(b); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", path, err)
 		}
 		for k, v := range doc {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
@@ -55,9 +56,25 @@ func ReadBundle(b []byte) (modules map[string]string, data map[string]any, err e
 	// Through JSON, so that the document is what a data file would have been.
 	text, err := json.Marshal(r.Data)
 	if err == nil {
-		err = json.Unmarshal(text, &data)
+		data, err = ParseData(text)
 	}
 	return modules, data, err
+}
+
+// ParseData reads a data document in JSON or YAML; its numbers stay what was
+// written.
+func ParseData(text []byte) (map[string]any, error) {
+	b, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		return nil, err
+	}
+	var doc map[string]any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := d.Decode(&doc); err != nil {
+		return nil, err
+	}
+	return doc, nil
 }
 
 const maxBundleFile = 4 << 20

@@ -256,6 +256,16 @@ drop if input.input.attributes.request.http.method == "HEAD"`
 	}
 }
 
+// Numbers of a data document are not rounded.
+func TestParseData(t *testing.T) {
+	for _, text := range []string{`{"id": 9007199254740993}`, "id: 9007199254740993\n"} {
+		doc, err := ParseData([]byte(text))
+		if b, _ := json.Marshal(doc); err != nil || string(b) != `{"id":9007199254740993}` {
+			t.Errorf("%s becomes %s %v", text, b, err)
+		}
+	}
+}
+
 // A denial can show what it was made of, without secrets.
 func TestEvidence(t *testing.T) {
 	p, err := NewHost(nil, slog.New(slog.DiscardHandler)).Provider(&ir.ExtAuthz{Rego: spec("package envoy.authz\nallow := {\"allowed\": false, \"body\": \"no\"} if input.attributes.request.http.method")})

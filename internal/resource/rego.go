@@ -106,8 +106,7 @@ func readRego(m *Meta, c *corev1.ConfigMap) (*ir.Rego, []regoFault) {
 		case key == "config.yaml" || key == "config.yml" || key == "config.json":
 			faults = append(faults, opaConfig(r, "data."+key, text)...)
 		case strings.HasSuffix(key, ".json") || strings.HasSuffix(key, ".yaml") || strings.HasSuffix(key, ".yml"):
-			var doc map[string]any
-			if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+			if doc, err := rego.ParseData([]byte(text)); err != nil {
 				fault = err.Error()
 			} else {
 				fault = merge(data, doc)
