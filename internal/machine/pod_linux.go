@@ -279,7 +279,8 @@ func (p *pod) run(container string, argv, env []string, token string) error {
 
 // command prepares a process of the pod, through the shim.
 func (p *pod) command(ns *netns, argv, env []string, privileged bool) *exec.Cmd {
-	spec, _ := json.Marshal(shimSpec{Argv: argv, Dir: p.spec.Dir, Hostname: p.spec.Name, Binds: p.binds, Privileged: privileged, Path: os.Getenv("PATH")}) // plain data
+	spec, _ := json.Marshal(shimSpec{Argv: argv, Dir: p.spec.Dir, Hostname: p.spec.Name, Binds: p.binds, Privileged: privileged, Path: os.Getenv("PATH"),
+		Hide: p.room.opts.Dir, Keep: append([]string{p.room.podDir(p.spec.Name), p.room.opts.Plan.BuildDir}, p.room.opts.Public...)}) // plain data
 	cmd := exec.Command("/proc/self/exe", ShimArg)
 	cmd.Env = append(baseEnv(), env...)
 	cmd.Env = append(cmd.Env, shimEnv+"="+string(spec))

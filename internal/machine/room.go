@@ -31,6 +31,9 @@ type Options struct {
 	// proxy. The token reaches it through an inherited file, out of the
 	// application's sight.
 	Sidecar func(w *resource.Workload) (argv, env []string, token string)
+	// Public are files of Dir that applications may read; of the others they find
+	// their own pod's folder and the build's.
+	Public []string
 	// ProxyEnv is added to the environment of commands that run in a sidecar's
 	// place.
 	ProxyEnv []string

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,10 @@ type shimSpec struct {
 	Binds      map[string]string // target → source
 	Privileged bool              // the sidecar keeps its capabilities; applications lose all
 	Path       string            // PATH to look the program up in
+	// Hide is a folder that an application finds empty but for what is in Keep:
+	// the run's, where the sockets lie that command the mesh.
+	Hide string
+	Keep []string
 }
 
 const shimEnv = "TULLE_SHIM"
@@ -44,6 +49,11 @@ func Shim() int {
 			fmt.Fprintf(os.Stderr, "tulle: %s cannot be put at %s: %v\n", filepath.Base(source), target, err)
 		}
 	}
+	if !s.Privileged && s.Hide != "" {
+		if err := hide(s.Hide, s.Keep); err != nil {
+			return shimFail(err)
+		}
+	}
 	if s.Dir != "" {
 		if err := os.Chdir(s.Dir); err != nil {
 			return shimFail(err)
@@ -60,6 +70,51 @@ func Shim() int {
 		}
 	}
 	return shimFail(unix.Exec(program, s.Argv, os.Environ()))
+}
+
+// hide covers a folder and puts back what is to stay. An application has no
+// capability to uncover it.
+func hide(dir string, keep []string) error {
+	held := map[string]*os.File{}
+	for _, path := range keep {
+		f, err := os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		held[path] = f
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("tmpfs", dir, "tmpfs", flags, "mode=0755,size=64k"); err != nil {
+		return fmt.Errorf("hide %s: %w", dir, err)
+	}
+	for path, f := range held {
+		if err := placeFor(path, f); err != nil {
+			return err
+		}
+		if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), path, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("show %s: %w", path, err)
+		}
+	}
+	return unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|flags, "")
+}
+
+// placeFor makes what f can be mounted on.
+func placeFor(path string, f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return os.MkdirAll(path, 0o755)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o644)
 }
 
 // dropPrivileges makes sure that an application can neither change its
