@@ -16,7 +16,7 @@ test: ## every test
 	go test ./...
 
 race: ## the concurrent packages under the race detector (needs a C compiler)
-	go test -race $(RACE)
+	go test -race -short -timeout 30m $(RACE)
 
 lint: ## vet, staticcheck, gofmt; test/istio is only formatted, its vet needs Istio's module
 	go vet ./...
