@@ -137,7 +137,8 @@ func (b *builder) fillHTTP(step *ir.ExtAuthz, h *meshv1.MeshConfig_ExtensionProv
 	}
 	include := h.IncludeRequestHeadersInCheck
 	if len(include) == 0 {
-		include = h.IncludeHeadersInCheck //nolint:staticcheck // the old name, which counts where the new one is not used
+		//lint:ignore SA1019 the old name counts where the new one is not used (Istio)
+		include = h.IncludeHeadersInCheck
 	}
 	step.HTTP = &ir.ExtAuthzHTTP{PathPrefix: h.PathPrefix}
 	for _, list := range []struct {

@@ -75,7 +75,8 @@ func allowed(v *authz.Verdict, ok *auth.OkHttpResponse) (err error) {
 		}
 		v.RemoveQuery = append(v.RemoveQuery, name)
 	}
-	if m := ok.GetDynamicMetadata(); m != nil { //nolint:staticcheck // deprecated, and goes before the outer one where it is used
+	//lint:ignore SA1019 where it is used it goes before the outer one (Envoy)
+	if m := ok.GetDynamicMetadata(); m != nil {
 		v.Metadata = m.AsMap()
 	}
 	return nil
@@ -89,7 +90,8 @@ func requestHeaders(list []*core.HeaderValueOption) (set, add []ir.Header, err e
 		if err != nil {
 			return nil, nil, err
 		}
-		if o.GetAppend().GetValue() { //nolint:staticcheck // the only field that counts
+		//lint:ignore SA1019 the only field that counts here (Envoy)
+		if o.GetAppend().GetValue() {
 			add = append(add, h)
 		} else {
 			set = append(set, h)
@@ -99,7 +101,8 @@ func requestHeaders(list []*core.HeaderValueOption) (set, add []ir.Header, err e
 }
 
 func appendAction(o *core.HeaderValueOption) authz.Append {
-	if a := o.GetAppend(); a != nil { //nolint:staticcheck // the old field goes before the new one where it is used
+	//lint:ignore SA1019 where it is used it goes before the new field (Envoy)
+	if a := o.GetAppend(); a != nil {
 		if a.Value {
 			return authz.Add
 		}
