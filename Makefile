@@ -5,7 +5,7 @@ FUZZ ?= 30s
 SEED ?= 0
 N ?= 60
 
-.PHONY: help build test race lint golden fuzz bench bench-pair bench-policies bench-memory bench-opa hostile soak rotation e2e demo istio-diff interop opa
+.PHONY: help build test race lint golden fuzz bench bench-pair bench-policies bench-memory bench-certificates bench-opa hostile soak rotation e2e demo istio-diff interop opa
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -45,6 +45,9 @@ bench-policies: ## what authorization costs a request: 1000 policies in the mesh
 
 bench-memory: ## what a sidecar's memory is, with the bars
 	go run ./bench/memory $(ARGS)
+
+bench-certificates: ## every sidecar of a mesh asks for a certificate at once, with the bars
+	go run ./bench/certificates $(ARGS)
 
 bench-opa: ## ResearchFlow's policy in the sidecar and by gRPC to an OPA on loopback
 	go run ./bench/opa $(ARGS)

@@ -128,7 +128,8 @@ func (x *Index) elsewhere(c *meshv1.MeshConfig_CertificateData) bool {
 // checkTrust refuses what caCertificates may say and this mesh does not do.
 func (x *Index) checkTrust() {
 	x.refuse(&x.set.MeshFrom, map[string]bool{
-		"data.mesh.ca":           x.mesh.Ca != nil, // another authority than the mesh's own
+		"data.mesh.ca": x.mesh.Ca != nil, // another authority than the mesh's own
+		//lint:ignore SA1019 deprecated, and in people's files
 		"data.mesh.certificates": len(x.mesh.Certificates) > 0,
 	})
 	for i, c := range x.mesh.CaCertificates {

@@ -75,8 +75,8 @@ func allowed(v *authz.Verdict, ok *auth.OkHttpResponse) (err error) {
 		}
 		v.RemoveQuery = append(v.RemoveQuery, name)
 	}
-	//lint:ignore SA1019 where it is used it goes before the outer one (Envoy)
-	if m := ok.GetDynamicMetadata(); m != nil {
+	//lint:ignore SA1019 deprecated, and what authorizers still send
+	if m := ok.GetDynamicMetadata(); m != nil { //nolint:staticcheck // deprecated, and goes before the outer one where it is used
 		v.Metadata = m.AsMap()
 	}
 	return nil
@@ -90,8 +90,8 @@ func requestHeaders(list []*core.HeaderValueOption) (set, add []ir.Header, err e
 		if err != nil {
 			return nil, nil, err
 		}
-		//lint:ignore SA1019 the only field that counts here (Envoy)
-		if o.GetAppend().GetValue() {
+		//lint:ignore SA1019 deprecated, and what authorizers still send
+		if o.GetAppend().GetValue() { //nolint:staticcheck // the only field that counts
 			add = append(add, h)
 		} else {
 			set = append(set, h)
@@ -101,8 +101,8 @@ func requestHeaders(list []*core.HeaderValueOption) (set, add []ir.Header, err e
 }
 
 func appendAction(o *core.HeaderValueOption) authz.Append {
-	//lint:ignore SA1019 where it is used it goes before the new field (Envoy)
-	if a := o.GetAppend(); a != nil {
+	//lint:ignore SA1019 deprecated, and what authorizers still send
+	if a := o.GetAppend(); a != nil { //nolint:staticcheck // the old field goes before the new one where it is used
 		if a.Value {
 			return authz.Add
 		}

@@ -53,7 +53,7 @@ func start(t *testing.T, o Options) (*server, *Client) {
 }
 
 func opt(name, value string, action core.HeaderValueOption_HeaderAppendAction, appends *wrapperspb.BoolValue) *core.HeaderValueOption {
-	//lint:ignore SA1019 authorizers still send it
+	//lint:ignore SA1019 deprecated, and what authorizers still send
 	return &core.HeaderValueOption{Header: &core.HeaderValue{Key: name, Value: value}, AppendAction: action, Append: appends}
 }
 

@@ -30,6 +30,7 @@ type verified struct {
 	token    *authz.Token
 	headers  []header.Field // for the upstream
 	nbf, exp int64
+	size     int // of the token, in bytes
 }
 
 // NewVerifier reads the provider's keys. Keys that cannot be read are an
@@ -76,6 +77,7 @@ func (v *Verifier) verify(token string, now int64) (*verified, reason) {
 		return nil, r
 	}
 	out := v.accept(p)
+	out.size = len(token)
 	v.cache.put(sum, out)
 	return out, ""
 }

@@ -178,6 +178,18 @@ func TestRememberedTokens(t *testing.T) {
 	if why := at(0); why != "" {
 		t.Errorf("a forgotten token is verified again: %s", why)
 	}
+	for j := range 4 * generationBytes / MaxToken {
+		v.cache.put([32]byte{1, byte(j), byte(j >> 8)}, &verified{size: MaxToken})
+	}
+	held := 0
+	for _, half := range []map[[32]byte]*verified{v.cache.young, v.cache.old} {
+		for _, k := range half {
+			held += k.size
+		}
+	}
+	if held > 2*generationBytes {
+		t.Errorf("tokens of %d bytes are remembered", held)
+	}
 }
 
 func TestAnyIssuerAndMissingKeys(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/internal/ca"
+	"github.com/tulle-mesh/tulle/internal/compile"
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
@@ -196,11 +197,27 @@ func (r *runner) rotate(st *step, rest string) error {
 	if err != nil {
 		return err
 	}
-	return r.world.authority.Rotate(r.t.Context(), next, func(context.Context) error {
-		_, err := r.world.reconcile()
-		r.pause(time.Second)
-		return err
-	})
+	return r.world.authority.Rotate(r.t.Context(), next, func(context.Context) error { return r.spread() })
+}
+
+// spread brings the trust bundle to one sidecar after the other, with time
+// enough between them for renewals and new connections.
+func (r *runner) spread() error {
+	w := r.world
+	set := *w.set
+	set.Roots = w.authority.Roots()
+	w.set, w.index = &set, compile.Prepare(&set)
+	for _, wl := range w.set.Workloads {
+		p := w.pods[wl.Name]
+		if p.proxy == nil {
+			continue
+		}
+		if err := w.push(p); err != nil {
+			return err
+		}
+		r.pause(500 * time.Millisecond)
+	}
+	return nil
 }
 
 // direct is a connection to a gRPC service without a network.

@@ -16,12 +16,15 @@ import (
 // over HTTP/1.1 only: its handshake becomes an extended CONNECT (RFC 8441), and
 // the answer what HTTP/1.1 would have said. The HTTP/2 is golang.org/x/net's,
 // because net/http's own client refuses the :protocol field.
+//
+//lint:ignore SA1019 net/http makes no extended CONNECT
 type extendedConnect struct{ transport *http2.Transport }
 
 func newExtendedConnect(c *client) *extendedConnect {
 	dial := func(ctx context.Context, network, address string, conf *tls.Config) (net.Conn, error) {
 		return c.dial(ctx, network, address)
 	}
+	//lint:ignore SA1019 net/http makes no extended CONNECT
 	return &extendedConnect{&http2.Transport{AllowHTTP: true, DialTLSContext: dial, DisableCompression: true}}
 }
 
@@ -34,6 +37,7 @@ func (e *extendedConnect) RoundTrip(handshake *http.Request) (*http.Response, er
 		req.Header.Del(name)
 	}
 	req.Header[":protocol"] = []string{"websocket"}
+	//lint:ignore SA1019 net/http makes no extended CONNECT
 	resp, err := e.transport.RoundTrip(req)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		out.Close()

@@ -167,6 +167,7 @@ func (t *webSocketTalk) open(o *outcome) {
 	over := http.RoundTripper(t.client.transport)
 	if p := t.client.world.protocol; p == overH2 || p == overHTTP2 {
 		extended := newExtendedConnect(t.client)
+		//lint:ignore SA1019 net/http makes no extended CONNECT
 		over, t.leave = extended, extended.transport.CloseIdleConnections
 	}
 	c, resp, err := websocket.Dial(ctx, t.req.url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: over}, HTTPHeader: h})

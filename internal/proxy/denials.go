@@ -234,6 +234,9 @@ func newDenial(decision *authz.Decision, in *authz.Input, c *chain) *Denial {
 	}
 	_, considered := c.authz.Trace(in, answered{decision.External, in.Token, decision.Token})
 	for _, k := range considered {
+		if k.DryRun || k.Action == ir.Audit {
+			continue // they refuse nobody
+		}
 		d.Considered = append(d.Considered, DenialRule{k.Action, k.Policy.Name, k.Policy.Origin, clip(k.Missed)})
 	}
 	return d

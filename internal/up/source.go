@@ -22,6 +22,7 @@ type roomSource struct {
 	done    chan struct{} // closed by stop: nothing is started any more
 	idle    sync.Mutex    // held while the machine is being changed
 	secrets map[string]*resource.Secret
+	signer  string // whoever signed them
 }
 
 func newRoomSource(f *source.Files, r *room) *roomSource {
@@ -59,6 +60,7 @@ func (s *roomSource) Run(ctx context.Context, emit func(source.Update)) error {
 		})
 	}()
 	var now *source.Update
+	var read *resource.Set // now's, as the files say
 	var first sync.Once
 	for {
 		select {
@@ -67,7 +69,7 @@ func (s *roomSource) Run(ctx context.Context, emit func(source.Update)) error {
 		case err := <-failed:
 			return err
 		case u := <-updates:
-			u.Set = s.complete(u.Set)
+			read, u.Set = u.Set, s.complete(u.Set)
 			u.Problems = append(u.Problems, s.apply(ctx, u.Set)...)
 			now = &u
 			first.Do(func() { close(s.applied) })
@@ -75,6 +77,9 @@ func (s *roomSource) Run(ctx context.Context, emit func(source.Update)) error {
 		}
 		if now == nil {
 			continue
+		}
+		if s.signer != s.room.authority.Status().Issuer { // the root has changed
+			now.Set = s.complete(read)
 		}
 		out := *now.Set
 		out.Roots = s.room.authority.Roots()
@@ -98,6 +103,9 @@ func (s *roomSource) apply(ctx context.Context, set *resource.Set) []resource.Pr
 // certificate for every gateway server that names a Secret which is not there.
 func (s *roomSource) complete(set *resource.Set) *resource.Set {
 	set = s.room.machine.AssignAddresses(set)
+	if signer := s.room.authority.Status().Issuer; signer != s.signer {
+		s.secrets, s.signer = map[string]*resource.Secret{}, signer
+	}
 	have := map[string]bool{}
 	for _, x := range set.Secrets {
 		have[x.Namespace+"/"+x.Name] = true

@@ -131,6 +131,7 @@ func principal(e *ir.Expr) *rbacpb.Principal {
 	}
 	switch e.Attr {
 	case ir.AttrClaim, ir.AttrAudience, ir.AttrPresenter:
+		//lint:ignore SA1019 what istiod sends, and what older Envoys read
 		return &rbacpb.Principal{Identifier: &rbacpb.Principal_Metadata{Metadata: claimMatcher(e.ClaimPath(), e.Value)}}
 	case ir.AttrSourceIP:
 		return &rbacpb.Principal{Identifier: &rbacpb.Principal_DirectRemoteIp{DirectRemoteIp: cidrRange(e.CIDR)}}
