@@ -12,7 +12,6 @@ import (
 
 // question is one request to ResearchFlow's API and what its policy says.
 type question struct {
-	name         string
 	method, path string
 	token        string // of tokens; "" sends none
 	kind, body   string
