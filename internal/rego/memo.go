@@ -65,16 +65,18 @@ func (n *need) question(b []byte, r *authz.External) (key []byte, ok bool) {
 	}
 	headers := http.of("headers")
 	body := len(r.Body) > 0
-	if r.Headers != nil && (headers != nil || body) {
+	framing := body || n.of("truncated_body") != nil || n.of("parsed_body") != nil // they tell a body that was not sent along
+	if r.Headers != nil && (headers != nil || framing) {
 		r.Headers(func(name, value string) bool {
-			if headers.of(name) != nil || body && (name == "content-type" || name == "content-length") {
+			if headers.of(name) != nil || framing && (name == "content-type" || name == "content-length" || name == partialBody) {
 				b = field(field(b, true, name), true, value)
 			}
 			return true
 		})
 	}
+	b = field(b, true, "") // no header has this name: what follows is no header
 	if body {
-		b = append(field(b, true, "body"), 'w')
+		b = append(b, 'w')
 		if r.BodyTruncated {
 			b[len(b)-1] = 'p'
 		}

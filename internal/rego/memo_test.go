@@ -1,6 +1,8 @@
 package rego
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,6 +71,34 @@ func TestMemo(t *testing.T) {
 			if got := at(4000, r); got != tc.want {
 				t.Errorf("%s: %v", tc.name, got)
 			}
+		}
+	}
+}
+
+// Requests that a policy can tell apart are never taken for the same.
+func TestQuestionsDiffer(t *testing.T) {
+	body := strings.Repeat("b", 119) // a length whose encoding is the letter w
+	with := func(text string, headers ...string) *authz.External {
+		r := request(headers...)
+		if text != "" {
+			r.Body = []byte(text)
+		}
+		return r
+	}
+	for _, c := range []struct {
+		rule string
+		a, b *authz.External
+	}{
+		{`allow if { some h, v in input.attributes.request.http.headers; v == input.parsed_body }`, with("", "body", body), with(body)},
+		{`allow if input.attributes.request.http.headers[_] == "b"`, with("", "a", "b"), with("", "a", "", "", "b")},
+		{`allow if input.truncated_body`, with("", "content-length", "9"), with("")},
+		{`allow if input.attributes.request.http.size > 0`, with("x"), with("")},
+	} {
+		d := NewDecider(mustCompile(t, spec("package envoy.authz\n"+c.rule)), nil, 0)
+		a, again := d.question(nil, c.a)
+		b, _ := d.question(nil, c.b)
+		if again && bytes.Equal(a, b) {
+			t.Errorf("%s: both are %q", c.rule, a)
 		}
 	}
 }
