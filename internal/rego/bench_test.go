@@ -69,7 +69,7 @@ func TestTokensExpire(t *testing.T) {
 		t.Fatal("the policy's tokens are not remembered")
 	}
 	r := apiRequest(i.token(t, func(c map[string]any) { c["exp"] = 2000; c["nbf"] = 1000 }))
-	input, _, err := p.input(r)
+	input, _, err := p.input(r, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,7 +107,7 @@ func (d *Decider) Check(ctx context.Context, r *authz.External) authz.Verdict {
 			return d.finish(known.verdict, known.result, r)
 		}
 	}
-	input, doc, err := d.policy.input(r)
+	input, doc, err := d.policy.input(r, d.log != nil)
 	if err != nil { // a path or body that cannot be read is refused, not decided
 		return authz.Verdict{Status: 400, Body: err.Error()}
 	}

@@ -20,11 +20,11 @@ func Document(r *authz.External, skipBody bool) (map[string]any, error) {
 	return document(r, &everything, skipBody)
 }
 
-// input is the part of the document that the policy reads. Values become Rego's
-// when they are looked at.
-func (p *Policy) input(r *authz.External) (ast.Value, map[string]any, error) {
+// input is the part of the document that the policy reads, or the whole, which
+// a decision log shows. Values become Rego's when they are looked at.
+func (p *Policy) input(r *authz.External, whole bool) (ast.Value, map[string]any, error) {
 	n := p.needs
-	if p.spec.DecisionLog {
+	if whole {
 		n = &everything
 	}
 	doc, err := document(r, n, p.spec.SkipBody)

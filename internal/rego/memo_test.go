@@ -23,7 +23,7 @@ func TestMemo(t *testing.T) {
 		t.Helper()
 		start := time.Unix(seconds, 0)
 		key, again := d.question(nil, r)
-		input, _, err := p.input(r)
+		input, _, err := p.input(r, false)
 		if err != nil || !again {
 			t.Fatal(err, again)
 		}

@@ -161,7 +161,7 @@ func TestNeeds(t *testing.T) {
 		{`allow if input.attributes.source.address.socketAddress.portValue == 99`, `{"attributes":{"source":{"address":{"socketAddress":{"address":"10.0.0.1","portValue":99}},"principal":"spiffe://a"}},"parsed_body":null,"truncated_body":false}`},
 	} {
 		p := mustCompile(t, spec("package envoy.authz\n"+tc.rules))
-		_, doc, err := p.input(r)
+		_, doc, err := p.input(r, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +178,7 @@ func TestNeeds(t *testing.T) {
 		"http := input\nf(x) := x\nallow if f(http)", "http := input\nallow if { y := http; y.version }",
 		"allow if { x := input; x.version }", "allow if data.envoy.authz.b with input as {\"a\": input}\nb := input.a"} {
 		p := mustCompile(t, spec("package envoy.authz\n"+rules))
-		if _, doc, _ := p.input(r); !reflect.DeepEqual(doc, whole) {
+		if _, doc, _ := p.input(r, false); !reflect.DeepEqual(doc, whole) {
 			t.Errorf("%s\ngets a part of the input only: %v", rules, doc)
 		}
 	}

@@ -74,6 +74,11 @@ func (r *room) denials(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
+	if req.URL.Query().Get("id") != "" {
+		for i := range out {
+			r.addDecision(req.Context(), out[i].External)
+		}
+	}
 	slices.SortStableFunc(out, func(a, b Denial) int { return b.Time.Compare(a.Time) })
 	admin.WriteJSON(w, http.StatusOK, out)
 }
@@ -85,6 +90,12 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 		callers[x.Address] = x
 	}
 	from, to := req.URL.Query().Get("from"), req.URL.Query().Get("to")
+	for _, name := range []string{from, to} {
+		if !slices.ContainsFunc(r.machine.Workloads(), func(x *resource.Workload) bool { return matchesName(x, name) }) {
+			http.Error(w, fmt.Sprintf("no workload matches %q; \"tulle proxy-status\" lists them", name), http.StatusNotFound)
+			return
+		}
+	}
 	out := []Edge{}
 	err := fromSidecars(r, req.Context(), "/edges", func(x *resource.Workload, list []proxy.Edge) {
 		if !matchesName(x, to) {

@@ -178,7 +178,8 @@ func evidence(m *mesh) {
 		m.t.Errorf("a wrong credential gets %s", got)
 	}
 	out, code = m.tulle("why", id)
-	for _, want := range []string{"orchestrator-", "/api/jobs", "ext_authz_denied", "opa-envoy-plugin", "authorization-policy.yaml:", "istio-ingressgateway-service-account"} {
+	for _, want := range []string{"orchestrator-", "/api/jobs", "ext_authz_denied", "opa-envoy-plugin", "authorization-policy.yaml:", "istio-ingressgateway-service-account",
+		"its input", `"parsed_path"`, "its result"} {
 		if code != 0 || !strings.Contains(out, want) {
 			m.t.Errorf("why (exit %d) does not name %s:\n%s", code, want, out)
 		}
