@@ -18,14 +18,9 @@ func (r *runner) evidence(kind, rest string) error {
 	if !ok || pods == nil {
 		return fmt.Errorf("want \"%s WORKLOAD: FIELD VALUE, …\" of a workload that there is", kind)
 	}
-	want := map[string]string{}
-	for text != "" {
-		m := logPair.FindStringSubmatch(text)
-		if m == nil {
-			return fmt.Errorf("%q is not \"FIELD VALUE\"", text)
-		}
-		want[m[1]] = unquote(m[2])
-		text = text[len(m[0]):]
+	want, err := fieldValues(text)
+	if err != nil {
+		return err
 	}
 	var all []string
 	for _, p := range pods {

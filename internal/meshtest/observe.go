@@ -29,6 +29,20 @@ const logBatch = 110 * time.Millisecond
 
 var logPair = regexp.MustCompile(`^(\S+) ("(?:[^"\\]|\\.)*"|[^,]*)(?:, |$)`)
 
+// fieldValues reads "FIELD VALUE, …".
+func fieldValues(text string) (map[string]string, error) {
+	want := map[string]string{}
+	for text != "" {
+		m := logPair.FindStringSubmatch(text)
+		if m == nil {
+			return nil, fmt.Errorf("%q is not \"FIELD VALUE\"", text)
+		}
+		want[m[1]] = unquote(m[2])
+		text = text[len(m[0]):]
+	}
+	return want, nil
+}
+
 // logged checks "WHO: FIELD VALUE, …": one line of the step's requests has it
 // all.
 func (r *runner) logged(rest string, mark marks, outs []outcome) error {
@@ -37,14 +51,9 @@ func (r *runner) logged(rest string, mark marks, outs []outcome) error {
 	if !ok || pods == nil {
 		return fmt.Errorf("want \"log WORKLOAD: FIELD VALUE, …\" of a workload that there is")
 	}
-	want := map[string]string{}
-	for text != "" {
-		m := logPair.FindStringSubmatch(text)
-		if m == nil {
-			return fmt.Errorf("%q is not \"FIELD VALUE\"", text)
-		}
-		want[m[1]] = unquote(m[2])
-		text = text[len(m[0]):]
+	want, err := fieldValues(text)
+	if err != nil {
+		return err
 	}
 	if status, err := strconv.Atoi(want["status"]); err == nil && r.world.protocol == overGRPC { // its HTTP status is 200 whatever it says
 		if code, ok := codeOf(status); ok {

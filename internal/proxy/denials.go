@@ -114,7 +114,7 @@ func (ds *denials) count(d *authz.Decision) {
 		ds.counts = map[denialKey]uint64{}
 	}
 	if _, known := ds.counts[key]; !known && len(ds.counts) >= maxDenialNames {
-		key.policy = "others" // policies come and go, the proxy stays
+		key.policy = "other" // policies come and go, the proxy stays
 	}
 	ds.counts[key]++
 }

@@ -58,7 +58,7 @@ func TestSplitPolicyName(t *testing.T) {
 		"ns[a]-policy[b]-rule[0]":              {"a", "b", "0"},
 		"ns[a]-policy[b]-rule[c]-rule[broken]": {"a", "b]-rule[c", "broken"},
 		"":                                     {"", "none", ""},
-		"others":                               {"", "others", ""},
+		"other":                                {"", "other", ""},
 		"ns[a]-rule[0]":                        {"", "ns[a]-rule[0]", ""},
 	} {
 		namespace, policy, rule := splitPolicyName(name)
