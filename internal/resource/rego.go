@@ -21,6 +21,7 @@ const (
 	// the ConfigMap decides.
 	RegoProvider = "tulle.dev/rego-provider"
 	regoPath     = "tulle.dev/rego-path" // default envoy/authz/allow
+	regoPrefix = "tulle.dev/rego-"
 	// What a missing decision counts as: deny, allow or error.
 	regoOnUndefined = "tulle.dev/rego-on-undefined"
 	regoOnError     = "tulle.dev/rego-on-error"
@@ -50,12 +51,16 @@ func RegoOf(c *ConfigMap) *ir.Rego {
 // is the mark that the provider refuses what it would have been asked.
 func (o *object) checkRego(list *[]*ConfigMap) {
 	provider := o.Annotations[RegoProvider]
+	if provider == "" {
+		o.checkRegoAnnotations(provider)
+	}
 	if o.bad || provider == "" || len(*list) == 0 || (*list)[len(*list)-1].Name != o.Name {
 		if provider != "" && o.bad {
 			o.p.set.BrokenRego = append(o.p.set.BrokenRego, o.Meta)
 		}
 		return
 	}
+	o.checkRegoAnnotations(provider)
 	c := (*list)[len(*list)-1]
 	r, faults := readRego(&c.Meta, c.Spec)
 	if len(r.Modules) > 0 {
@@ -71,12 +76,38 @@ func (o *object) checkRego(list *[]*ConfigMap) {
 			o.warn("data", w)
 		}
 	}
+	for _, key := range sortedKeys(c.Spec.Data) {
+		if !slices.ContainsFunc([]string{".rego", ".json", ".yaml", ".yml"}, func(end string) bool { return strings.HasSuffix(key, end) }) {
+			o.warn("data."+key, "neither a module (.rego) nor data (.json, .yaml, .yml): it is not used")
+		}
+	}
+	for _, key := range sortedKeys(c.Spec.BinaryData) {
+		if !strings.HasSuffix(key, ".tar.gz") {
+			o.warn("binaryData."+key, "no bundle (.tar.gz): it is not used")
+		}
+	}
 	for _, f := range faults {
 		o.fail(f.path, f.reason, f.hint)
 	}
 	if o.bad {
 		*list = (*list)[:len(*list)-1]
 		o.p.set.BrokenRego = append(o.p.set.BrokenRego, o.Meta)
+	}
+}
+
+// checkRegoAnnotations refuses what looks like an annotation of ours and is none:
+// somebody thinks that it is in force.
+func (o *object) checkRegoAnnotations(provider string) {
+	for _, name := range sortedKeys(o.Annotations) {
+		if !strings.HasPrefix(name, regoPrefix) {
+			continue
+		}
+		switch known := slices.Contains([]string{RegoProvider, regoPath, regoOnUndefined, regoOnError, regoOnTimeout}, name); {
+		case !known && provider != "":
+			o.fail("metadata.annotations."+name, "no such annotation", "there are rego-provider, rego-path, rego-on-undefined, rego-on-error and rego-on-timeout")
+		case provider == "":
+			o.warn("metadata.annotations."+name, "has no effect without "+RegoProvider)
+		}
 	}
 }
 
@@ -200,7 +231,7 @@ func opaConfig(r *ir.Rego, at, text string) (faults []regoFault) {
 				}
 				pluginConfig(r, plugin, refuse)
 			}
-		case "default_decision":
+		case "default_decision": // of OPA's REST API, which a sidecar has not
 		case "services", "bundles", "discovery":
 			refuse(key, "a sidecar fetches no policy: it comes with the configuration", "put the bundle into binaryData (NAME.tar.gz), or run OPA as a service")
 		default:
