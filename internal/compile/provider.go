@@ -137,8 +137,8 @@ func (b *builder) fillHTTP(step *ir.ExtAuthz, h *meshv1.MeshConfig_ExtensionProv
 	}
 	include := h.IncludeRequestHeadersInCheck
 	if len(include) == 0 {
-		//lint:ignore SA1019 deprecated, and in people's files
-		include = h.IncludeHeadersInCheck //nolint:staticcheck // the old name, which counts where the new one is not used
+		//lint:ignore SA1019 the old name, which counts where the new one is not used
+		include = h.IncludeHeadersInCheck
 	}
 	step.HTTP = &ir.ExtAuthzHTTP{PathPrefix: h.PathPrefix}
 	for _, list := range []struct {

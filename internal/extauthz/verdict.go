@@ -75,8 +75,8 @@ func allowed(v *authz.Verdict, ok *auth.OkHttpResponse) (err error) {
 		}
 		v.RemoveQuery = append(v.RemoveQuery, name)
 	}
-	//lint:ignore SA1019 deprecated, and what authorizers still send
-	if m := ok.GetDynamicMetadata(); m != nil { //nolint:staticcheck // deprecated, and goes before the outer one where it is used
+	//lint:ignore SA1019 deprecated, and goes before the outer one where it is used
+	if m := ok.GetDynamicMetadata(); m != nil {
 		v.Metadata = m.AsMap()
 	}
 	return nil
@@ -90,8 +90,8 @@ func requestHeaders(list []*core.HeaderValueOption) (set, add []ir.Header, err e
 		if err != nil {
 			return nil, nil, err
 		}
-		//lint:ignore SA1019 deprecated, and what authorizers still send
-		if o.GetAppend().GetValue() { //nolint:staticcheck // the only field that counts
+		//lint:ignore SA1019 the only field that counts
+		if o.GetAppend().GetValue() {
 			add = append(add, h)
 		} else {
 			set = append(set, h)
@@ -101,8 +101,8 @@ func requestHeaders(list []*core.HeaderValueOption) (set, add []ir.Header, err e
 }
 
 func appendAction(o *core.HeaderValueOption) authz.Append {
-	//lint:ignore SA1019 deprecated, and what authorizers still send
-	if a := o.GetAppend(); a != nil { //nolint:staticcheck // the old field goes before the new one where it is used
+	//lint:ignore SA1019 the old field goes before the new one where it is used
+	if a := o.GetAppend(); a != nil {
 		if a.Value {
 			return authz.Add
 		}

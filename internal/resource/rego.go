@@ -21,7 +21,7 @@ const (
 	// the ConfigMap decides.
 	RegoProvider = "tulle.dev/rego-provider"
 	regoPath     = "tulle.dev/rego-path" // default envoy/authz/allow
-	regoPrefix = "tulle.dev/rego-"
+	regoPrefix   = "tulle.dev/rego-"
 	// What a missing decision counts as: deny, allow or error.
 	regoOnUndefined = "tulle.dev/rego-on-undefined"
 	regoOnError     = "tulle.dev/rego-on-error"
