@@ -12,6 +12,9 @@ import (
 // bufferSize holds a usual head with some body behind it.
 const bufferSize = 8 << 10
 
+// minRead is how much room there must be for it to be worth a read.
+const minRead = 512
+
 // Reader reads messages from one connection. Not safe for concurrent use,
 // except that while one goroutine is in Next nobody may call anything else.
 //
@@ -181,13 +184,17 @@ func checkPartial(b []byte, from int) error {
 
 // fill reads once, making room first. It never moves [0,head).
 func (r *Reader) fill() error {
-	if r.r == r.w && r.head > 0 {
+	if r.r == r.w {
 		r.r, r.w = r.head, r.head
 	}
 	if r.buf == nil {
 		r.buf = buffers.Get().(*[bufferSize]byte)[:]
 	}
-	if len(r.buf)-r.w < 512 {
+	if len(r.buf)-r.w < minRead && r.head == 0 { // in the body, and the head lies in an older array
+		r.w = copy(r.buf, r.buf[r.r:r.w])
+		r.r = 0
+	}
+	if len(r.buf)-r.w < minRead {
 		r.grow()
 	}
 	n, err := r.src.Read(r.buf[r.w:])
