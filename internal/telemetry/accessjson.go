@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"unicode/utf8"
 )
 
@@ -12,7 +11,7 @@ import (
 // Envoy, a field that is one operator keeps its type (numbers stay numbers,
 // nothing is null); any other field is a string.
 func ParseJSON(fields map[string]string) (*Format, error) {
-	f := &Format{}
+	f := &Format{json: []jsonField{}}
 	for i, k := range slices.Sorted(maps.Keys(fields)) {
 		parts, err := split(fields[k])
 		if err != nil {
@@ -22,15 +21,26 @@ func ParseJSON(fields map[string]string) (*Format, error) {
 		if i > 0 {
 			open = ","
 		}
-		head := append(appendJSONString([]byte(open), k), ':')
-		f.parts = append(f.parts, func(b []byte, r *Record) []byte { return appendJSONValue(append(b, head...), parts, r) })
+		f.json = append(f.json, jsonField{string(append(appendJSONString([]byte(open), k), ':')), parts})
 	}
-	tail := "}\n"
-	if len(fields) == 0 {
-		tail = "{}\n"
-	}
-	f.parts = append(f.parts, func(b []byte, _ *Record) []byte { return append(b, tail...) })
 	return f, nil
+}
+
+// jsonField is one field of a JSON line: its name with what stands around it,
+// and its value.
+type jsonField struct {
+	head  string
+	parts []part
+}
+
+func appendJSON(b []byte, fields []jsonField, r *Record) []byte {
+	if len(fields) == 0 {
+		return append(b, "{}\n"...)
+	}
+	for i := range fields {
+		b = appendJSONValue(append(b, fields[i].head...), fields[i].parts, r)
+	}
+	return append(b, "}\n"...)
 }
 
 // DefaultJSON is Istio's default set of JSON fields.
@@ -50,20 +60,20 @@ func DefaultJSON() map[string]string {
 }
 
 func appendJSONValue(b []byte, parts []part, r *Record) []byte {
-	if len(parts) == 1 && parts[0].num != nil {
-		return strconv.AppendInt(b, parts[0].num(r), 10)
-	}
-	if len(parts) == 1 && parts[0].str != nil && parts[0].str(r) == "" {
-		return append(b, "null"...)
+	if len(parts) == 1 && parts[0].literal == "" {
+		switch p := &parts[0]; {
+		case p.num != nil:
+			return p.other(b, r)
+		case p.str != nil && p.str(r) == "":
+			return append(b, "null"...)
+		}
 	}
 	b = append(b, '"')
-	for _, p := range parts {
+	for i := range parts {
+		p := &parts[i]
+		b = appendJSONText(b, p.literal)
 		if p.str == nil {
-			if p.literal != "" {
-				b = appendJSONText(b, p.literal)
-			} else {
-				b = p.text(b, r)
-			}
+			b = p.other(b, r)
 			continue
 		}
 		s := p.str(r)

@@ -4,16 +4,17 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // DefaultFormat is Istio's default text format.
 const DefaultFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%` + "\n"
 
 // Format is a compiled access-log format. Safe for concurrent use.
-type Format struct{ parts []appender }
-
-type appender func(b []byte, r *Record) []byte
+type Format struct {
+	parts []part
+	plain bool        // a header's value, not a line of text
+	json  []jsonField // instead of parts
+}
 
 // ParseFormat compiles an Envoy format string; "" is DefaultFormat. A missing
 // newline at its end is added, as Istio does. An operator that is not known is
@@ -29,11 +30,7 @@ func ParseFormat(format string) (*Format, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Format{}
-	for _, p := range parts {
-		f.parts = append(f.parts, p.text)
-	}
-	return f, nil
+	return &Format{parts: parts}, nil
 }
 
 // ParseValue compiles a header's value. Unlike in a log line nothing is
@@ -43,18 +40,11 @@ func ParseValue(value string) (*Format, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Format{}
-	for _, p := range parts {
-		if get := p.str; get != nil {
-			f.parts = append(f.parts, func(b []byte, r *Record) []byte { return append(b, get(r)...) })
-			continue
-		}
-		f.parts = append(f.parts, p.text)
-	}
-	return f, nil
+	return &Format{parts: parts, plain: true}, nil
 }
 
-// part is a literal (when no function is set) or an operator.
+// part is an operator (at most one function or start is set) with the literal
+// text in front of it: one call through a pointer for both.
 type part struct {
 	literal string
 	str     func(*Record) string // "" for nothing
@@ -62,37 +52,51 @@ type part struct {
 	start   bool // START_TIME
 }
 
-// text appends the part as a line of text has it.
-func (p part) text(b []byte, r *Record) []byte {
+// Append formats one record.
+func (f *Format) Append(b []byte, r *Record) []byte {
+	if f.json != nil {
+		return appendJSON(b, f.json, r)
+	}
+	for i := range f.parts {
+		p := &f.parts[i]
+		b = append(b, p.literal...)
+		switch {
+		case p.str == nil:
+			b = p.other(b, r)
+		case f.plain:
+			b = append(b, p.str(r)...)
+		default:
+			b = text(b, p.str(r))
+		}
+	}
+	return b
+}
+
+// other appends an operator that is no string.
+func (p *part) other(b []byte, r *Record) []byte {
 	switch {
-	case p.str != nil:
-		return text(b, p.str(r))
 	case p.num != nil:
 		return strconv.AppendInt(b, p.num(r), 10)
 	case p.start:
 		return appendTime(b, r.Start)
 	}
-	return append(b, p.literal...)
+	return b
 }
 
 // split cuts a format into its parts.
 func split(format string) ([]part, error) {
 	var out []part
-	literal := func(s string) {
-		if s != "" {
-			out = append(out, part{literal: s})
-		}
-	}
+	literal := ""
 	for format != "" {
 		i := strings.IndexByte(format, '%')
 		if i < 0 {
-			literal(format)
+			literal += format
 			break
 		}
-		literal(format[:i])
+		literal += format[:i]
 		format = format[i+1:]
 		if strings.HasPrefix(format, "%") {
-			literal("%")
+			literal += "%"
 			format = format[1:]
 			continue
 		}
@@ -115,51 +119,15 @@ func split(format string) ([]part, error) {
 		if err != nil {
 			return nil, err
 		}
+		p.literal, literal = literal, ""
 		out = append(out, p)
 		format = format[end+1:]
 	}
+	if literal != "" {
+		out = append(out, part{literal: literal})
+	}
 	return out, nil
 }
-
-// Append formats one record.
-func (f *Format) Append(b []byte, r *Record) []byte {
-	for _, p := range f.parts {
-		b = p(b, r)
-	}
-	return b
-}
-
-// text appends s, or "-" when it is empty. Bytes that could forge a line or
-// close a quotation are escaped: what a peer sent must not write the log.
-func text(b []byte, s string) []byte {
-	if s == "" {
-		return append(b, '-')
-	}
-	clean := 0 // s[clean:i] needs no escape
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if !escaped[c] {
-			continue
-		}
-		b = append(b, s[clean:i]...)
-		clean = i + 1
-		if c == '"' || c == '\\' {
-			b = append(b, '\\', c)
-		} else {
-			const hex = "0123456789abcdef"
-			b = append(b, '\\', 'x', hex[c>>4], hex[c&15])
-		}
-	}
-	return append(b, s[clean:]...)
-}
-
-// escaped are the bytes that text does not pass through.
-var escaped = func() (t [256]bool) {
-	for c := range t {
-		t[c] = c < 0x20 || c == 0x7f || c == '"' || c == '\\'
-	}
-	return t
-}()
 
 func str(get func(*Record) string) part { return part{str: get} }
 
@@ -202,29 +170,6 @@ func bareAddress(s string) string {
 		s = s[:i]
 	}
 	return strings.Trim(s, "[]")
-}
-
-// appendTime writes 2026-01-02T15:04:05.678Z, Envoy's default.
-func appendTime(b []byte, t time.Time) []byte {
-	t = t.UTC()
-	year, month, day := t.Date()
-	hour, minute, second := t.Clock()
-	b = digits(b, year, 4)
-	b = digits(append(b, '-'), int(month), 2)
-	b = digits(append(b, '-'), day, 2)
-	b = digits(append(b, 'T'), hour, 2)
-	b = digits(append(b, ':'), minute, 2)
-	b = digits(append(b, ':'), second, 2)
-	b = digits(append(b, '.'), t.Nanosecond()/1e6, 3)
-	return append(b, 'Z')
-}
-
-// digits appends n with leading zeros.
-func digits(b []byte, n, width int) []byte {
-	for unit := [...]int{1, 10, 100, 1000}[width-1]; unit > 0; unit /= 10 {
-		b = append(b, byte('0'+n/unit%10))
-	}
-	return b
 }
 
 // operator compiles NAME, NAME(ARG) or NAME(ARG):MAX.

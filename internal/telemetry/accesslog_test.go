@@ -188,3 +188,25 @@ func TestLogger(t *testing.T) {
 		t.Errorf("have %d bytes, closed %v, dropped %d", len(got), out.closed, l.Dropped())
 	}
 }
+
+// Looking at eight bytes at once finds what looking at each finds.
+func TestCleanFindsEveryByte(t *testing.T) {
+	for n := 1; n <= 24; n++ {
+		for at := range n {
+			for c := range 256 {
+				s := []byte(strings.Repeat("\xff", n))
+				s[at] = byte(c)
+				if got := clean(string(s)); got == escaped(byte(c)) {
+					t.Fatalf("%q: clean is %v", s, got)
+				}
+				for i := range s {
+					s[i] = ' '
+				}
+				s[at] = byte(c)
+				if got := clean(string(s)); got == escaped(byte(c)) {
+					t.Fatalf("%q: clean is %v", s, got)
+				}
+			}
+		}
+	}
+}

@@ -45,6 +45,9 @@ var names = []struct {
 // one flag) do not allocate.
 func (f Flags) String() string {
 	s := "-"
+	if f == 0 {
+		return s
+	}
 	for _, n := range names {
 		if f&n.bit == 0 {
 			continue
