@@ -13,7 +13,9 @@ import (
 )
 
 // http2Conn serves HTTP/2 on one downstream connection: one goroutine reads
-// frames, each stream has a goroutine for its exchange.
+// frames, each stream has a goroutine for its exchange. These goroutines wait
+// for the next stream when one is through: a new one would have to grow its
+// stack again, which costs more than all of authorization.
 type http2Conn struct {
 	*downstream
 	h2 *h2.Conn
@@ -23,8 +25,10 @@ type http2Conn struct {
 	idleLimit time.Duration
 	idle      *time.Timer
 
-	mu   sync.Mutex
-	free []*http2Stream
+	mu     sync.Mutex
+	free   []*http2Stream // whose goroutines wait; the one used last is at the end
+	rested bool           // they were dismissed since the last stream
+	ended  bool           // no stream will come
 }
 
 // http2Stream is one stream of a downstream connection, the caller of its
@@ -34,6 +38,8 @@ type http2Stream struct {
 	c      *http2Conn
 	x      exchange
 	onGone func() // left, made once
+
+	next chan bool // wakes the goroutine that waits: for a stream, or (false) for its end
 
 	mu      sync.Mutex
 	waiting upstream.Carrier // guarded by mu: to be interrupted if the caller leaves
@@ -53,11 +59,13 @@ func (d *downstream) serveHTTP2(early []byte) {
 	c.lastDone.Store(time.Now().UnixNano())
 	c.idleLimit = d.idleTimeout()
 	c.idle = time.AfterFunc(c.idleLimit, c.closeIfUnused)
+	c.idle.Reset(c.nextLook(0)) // not at once: the function looks at c.idle
 	if !d.setShutdown(c.shutdown) { // drained while we were getting ready
 		c.h2.Close()
 	}
 	err := c.h2.Serve()
 	c.idle.Stop()
+	c.dismiss(true)
 	if err != nil {
 		d.p.log.Debug("HTTP/2 connection ended", "from", d.remoteText, "err", err)
 	}
@@ -73,27 +81,40 @@ func (c *http2Conn) accept(stream *h2.Stream) {
 		c.shutdown()
 		return
 	}
-	s := c.take()
+	s, waits := c.take()
 	s.Stream = stream
 	stream.OnGone(s.onGone)
 	s.x.reset()
 	s.x.req, *stream.Head() = *stream.Head(), s.x.req // fields change hands, and so does their memory
 	s.x.begin()
 	c.streams.Add(1)
-	go s.serve()
+	if waits {
+		s.next <- true
+		return
+	}
+	go s.run()
 }
 
-// serve handles the stream's request.
-func (s *http2Stream) serve() {
+// run handles one stream after another.
+func (s *http2Stream) run() {
+	for s.serve() && <-s.next {
+	}
+}
+
+// serve handles the stream's request. It reports whether the goroutine is to
+// wait for another.
+func (s *http2Stream) serve() (waits bool) {
 	c := s.c
 	s.canonical()
 	s.x.handle()
 	s.Stream.Close()
-	c.lastDone.Store(time.Now().UnixNano())
-	if c.streams.Add(-1) == 0 && c.isClosing() {
-		c.h2.Close()
+	if c.streams.Add(-1) == 0 {
+		c.lastDone.Store(time.Now().UnixNano())
+		if c.isClosing() {
+			c.h2.Close()
+		}
 	}
-	c.give(s)
+	return c.give(s)
 }
 
 // canonical makes an extended CONNECT the upgrade that it is in HTTP/1.1
@@ -109,25 +130,51 @@ func (s *http2Stream) canonical() {
 	req.KeepAlive = true
 }
 
-func (c *http2Conn) take() *http2Stream {
+// take returns the stream that was given back last, whose memory is warm and
+// whose goroutine waits, or a new one without.
+func (c *http2Conn) take() (s *http2Stream, waits bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n := len(c.free); n > 0 {
-		s := c.free[n-1]
-		c.free = c.free[:n-1]
-		return s
+	if c.rested {
+		c.rested = false
+		c.idle.Reset(c.nextLook(0))
 	}
-	s := &http2Stream{c: c}
+	if n := len(c.free); n > 0 {
+		s = c.free[n-1]
+		c.free = c.free[:n-1]
+		return s, true
+	}
+	s = &http2Stream{c: c, next: make(chan bool, 1)}
 	s.x.d, s.x.c = c.downstream, s
 	s.onGone = s.left
-	return s
+	return s, false
 }
 
-func (c *http2Conn) give(s *http2Stream) {
+// maxWaiting is how many goroutines of a connection wait for a stream: enough
+// for its usual load, not for what one burst needed.
+const maxWaiting = 64
+
+// give takes the stream back if its goroutine is to wait for another.
+func (c *http2Conn) give(s *http2Stream) (waits bool) {
 	s.Stream = nil
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended || len(c.free) >= maxWaiting {
+		return false
+	}
 	c.free = append(c.free, s)
+	return true
+}
+
+// dismiss ends the goroutines that wait, and lets go of their memory.
+func (c *http2Conn) dismiss(ended bool) {
+	c.mu.Lock()
+	free := c.free
+	c.free, c.rested, c.ended = nil, true, c.ended || ended
 	c.mu.Unlock()
+	for _, s := range free {
+		s.next <- false
+	}
 }
 
 // shutdown tells the peer to open no more streams; the connection closes with
@@ -140,13 +187,36 @@ func (c *http2Conn) shutdown() {
 }
 
 // closeIfUnused ends a connection that has had no stream for its idle timeout.
+// One that has had none for a while keeps nothing for the next.
 func (c *http2Conn) closeIfUnused() {
 	unused := time.Since(time.Unix(0, c.lastDone.Load()))
-	if c.streams.Load() == 0 && unused >= c.idleLimit {
+	if c.streams.Load() > 0 {
+		unused = 0
+	}
+	c.mu.Lock()
+	ended := c.ended
+	c.mu.Unlock()
+	if ended {
+		return
+	}
+	if unused >= c.idleLimit {
 		c.closeIfIdle()
 		return
 	}
-	c.idle.Reset(max(c.idleLimit-unused, time.Second))
+	if unused >= c.p.opts.RestAfter {
+		c.dismiss(false)
+	}
+	c.idle.Reset(c.nextLook(unused))
+}
+
+// nextLook is when there may be something to do for a connection that has been
+// without a stream for a time.
+func (c *http2Conn) nextLook(unused time.Duration) time.Duration {
+	next := c.idleLimit - unused
+	if rest := c.p.opts.RestAfter - unused; rest > 0 {
+		next = min(next, rest)
+	}
+	return max(next, time.Millisecond)
 }
 
 func (s *http2Stream) readBy(t time.Time, slack time.Duration) { s.SetReadBy(t, slack) }

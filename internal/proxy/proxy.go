@@ -53,7 +53,7 @@ type Options struct {
 	// MemoryLimit is the memory in bytes that the process should stay below; 0:
 	// no limit. Near it requests are answered 503, then connections are closed.
 	MemoryLimit int64
-	// RestAfter is how long an HTTP/1.1 connection without a request keeps its
+	// RestAfter is how long a connection without a request keeps its
 	// buffers; default 4s.
 	RestAfter time.Duration
 	// FreeMemory, if set, is called once in a while after much has become free
