@@ -2,20 +2,20 @@ package h2
 
 import (
 	"encoding/binary"
-	"hash/maphash"
+	"math/bits"
 )
 
 // encoder is HPACK's sending side. Nothing in it allocates after its first
 // requests: entries are copied into buffers that are reused, and fields are
 // found by one hash of name and value in tables that point to insertions;
-// a collision only costs a repetition on the wire.
+// a collision only costs a repetition on the wire, so that the hash may be one
+// that looks at no more than both ends.
 //
 // A field goes into the dynamic table the second time it is seen, so that
 // values that never come again (request ids, lengths, times) neither push out
 // the useful entries nor cost the peer an insertion. Strings are written
 // without Huffman coding: between sidecars processor time is dearer than bytes.
 type encoder struct {
-	seed    maphash.Seed
 	ring    [tableSize / entryOverhead]sentEntry
 	inserts uint64 // how many ever; entry number n lies in ring[n%len]
 	count   int
@@ -35,7 +35,7 @@ type sentEntry struct {
 }
 
 func newEncoder() *encoder {
-	return &encoder{seed: maphash.MakeSeed(), max: tableSize, lowest: tableSize}
+	return &encoder{max: tableSize, lowest: tableSize}
 }
 
 // setMax follows the peer's SETTINGS_HEADER_TABLE_SIZE.
@@ -65,9 +65,8 @@ func (e *encoder) begin(b []byte) []byte {
 
 // field appends one field.
 func (e *encoder) field(b []byte, name, value string) []byte {
-	h := maphash.String(e.seed, value)
-	hn := maphash.String(e.seed, name)
-	h ^= hn * 0x9e3779b97f4a7c15
+	hn := hash(name, 0)
+	h := hash(value, hn)
 	if i := e.find(h, name, value); i > 0 {
 		return appendInt(b, 0x80, 7, i)
 	}
@@ -96,6 +95,21 @@ func (e *encoder) field(b []byte, name, value string) []byte {
 		b = appendString(b, name)
 	}
 	return appendString(b, value)
+}
+
+// hash mixes a string's length, its first eight and its last eight bytes.
+func hash(s string, seed uint64) uint64 {
+	const k0, k1 = 0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9
+	var first, last uint64
+	if n := len(s); n >= 8 {
+		first, last = binary.LittleEndian.Uint64([]byte(s[:8])), binary.LittleEndian.Uint64([]byte(s[n-8:]))
+	} else {
+		for i := range n {
+			first = first<<8 | uint64(s[i])
+		}
+	}
+	hi, lo := bits.Mul64(first^seed^k0, last^uint64(len(s))^k1)
+	return hi ^ lo
 }
 
 // fieldBytes is field for a value that is different every time, so that it

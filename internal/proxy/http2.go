@@ -59,7 +59,7 @@ func (d *downstream) serveHTTP2(early []byte) {
 	c.lastDone.Store(time.Now().UnixNano())
 	c.idleLimit = d.idleTimeout()
 	c.idle = time.AfterFunc(c.idleLimit, c.closeIfUnused)
-	c.idle.Reset(c.nextLook(0)) // not at once: the function looks at c.idle
+	c.idle.Reset(c.nextLook(0))     // not at once: the function looks at c.idle
 	if !d.setShutdown(c.shutdown) { // drained while we were getting ready
 		c.h2.Close()
 	}

@@ -1,6 +1,9 @@
 package telemetry
 
-import "time"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // text appends s, or "-" when it is empty. Bytes that could forge a line or
 // close a quotation are escaped: what a peer sent must not write the log.
@@ -40,18 +43,11 @@ func clean(s string) bool {
 		return true
 	}
 	for i := 0; i+8 <= len(s); i += 8 {
-		if escapes(word(s[i:])) {
+		if escapes(binary.LittleEndian.Uint64([]byte(s[i : i+8]))) {
 			return false
 		}
 	}
-	return !escapes(word(s[len(s)-8:]))
-}
-
-// word is eight bytes of a string as one number.
-func word(s string) uint64 {
-	_ = s[7] // one check for the eight
-	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+	return !escapes(binary.LittleEndian.Uint64([]byte(s[len(s)-8:])))
 }
 
 // escapes reports whether one of a word's eight bytes is escaped. A byte below
