@@ -51,6 +51,9 @@ type Options struct {
 	// the peer is there; 0 never asks. An answer later than PingTimeout (20 s)
 	// ends the connection.
 	PingInterval, PingTimeout time.Duration
+	// WriteWait bounds each wait of WriteData for the peer to read or to open
+	// its window, where the stream's SetWriteBy does not; 0: nothing does.
+	WriteWait time.Duration
 	// WriteTimeout is how long one write may take before the peer counts as
 	// stuck and the connection ends; 30 s.
 	WriteTimeout time.Duration

@@ -40,6 +40,7 @@ type Stream struct {
 	onGone     func()
 
 	readBy, writeBy           time.Time
+	waitBy                    time.Time // bounds the wait of writing
 	reading, writing          bool // somebody waits
 	readExpired, writeExpired bool
 	interrupted               bool

@@ -293,8 +293,11 @@ func (s *Stream) waitWindow() error {
 
 func (s *Stream) waitWrite(wait func()) error {
 	s.writeExpired, s.writing = false, true
-	if !s.writeBy.IsZero() {
-		s.c.timer.arm(s.writeBy)
+	if s.waitBy = s.writeBy; s.waitBy.IsZero() && s.c.opts.WriteWait > 0 {
+		s.waitBy = time.Now().Add(s.c.opts.WriteWait)
+	}
+	if !s.waitBy.IsZero() {
+		s.c.timer.arm(s.waitBy)
 	}
 	wait()
 	s.writing = false
@@ -304,10 +307,11 @@ func (s *Stream) waitWrite(wait func()) error {
 	return nil
 }
 
-// SetWriteBy bounds the waits of WriteData; the zero time does not.
+// SetWriteBy bounds the waits of WriteData; the zero time leaves that to
+// Options.WriteWait.
 func (s *Stream) SetWriteBy(t time.Time) {
 	s.c.mu.Lock()
-	s.writeBy = t
+	s.writeBy, s.waitBy = t, t
 	if s.writing && !t.IsZero() {
 		s.c.timer.arm(t)
 	}

@@ -58,7 +58,7 @@ func (t *timer) fire() {
 			s.readExpired = true
 			s.readable.Signal()
 		}
-		if due(s.writing, s.writeBy, now, t) {
+		if due(s.writing, s.waitBy, now, t) {
 			s.writeExpired, room = true, true
 			s.writable.Signal()
 		}

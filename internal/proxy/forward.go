@@ -263,8 +263,7 @@ var errDownstreamGone = errors.New("downstream closed")
 // awaitHead waits for a response head until limit, looking after the caller
 // once in a while: if it has gone there is nobody to wait for.
 func (x *exchange) awaitHead(limit time.Time) error {
-	for {
-		now := time.Now()
+	for now := x.sentAt; ; now = time.Now() { // the first wait usually suffices
 		wake := now.Add(2 * pollInterval)
 		slack := pollInterval
 		if !limit.IsZero() && limit.Before(wake) {

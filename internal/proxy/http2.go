@@ -53,7 +53,7 @@ func (d *downstream) serveHTTP2(early []byte) {
 	c := &http2Conn{downstream: d}
 	d.conn.SetDeadline(time.Time{})
 	c.h2 = h2.NewConn(d.conn, h2.Options{
-		Server: true, Buffered: early, Handler: c.accept,
+		Server: true, Buffered: early, Handler: c.accept, WriteWait: streamIdle,
 		ExtendedConnect: len(d.chain.upgrades) > 0,
 	})
 	c.lastDone.Store(time.Now().UnixNano())
@@ -233,14 +233,10 @@ func (s *http2Stream) head(h *header.Head, end bool) error {
 		h.Status, h.Upgrade = 200, ""
 		h.Fields.Del("sec-websocket-accept") // it answers a key that HTTP/2 does not have
 	}
-	s.SetWriteBy(time.Now().Add(streamIdle))
 	return s.WriteHead(h, end)
 }
 
-func (s *http2Stream) data(b []byte, end bool) error {
-	s.SetWriteBy(time.Now().Add(streamIdle))
-	return s.WriteData(b, end)
-}
+func (s *http2Stream) data(b []byte, end bool) error { return s.WriteData(b, end) }
 
 func (s *http2Stream) end(trailers []header.Field) error { return s.WriteTrailers(trailers) }
 

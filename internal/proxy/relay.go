@@ -157,7 +157,7 @@ func (x *exchange) returnUpstream() {
 	}
 	x.c.watch(nil)
 	if x.whole && x.upKeepsAlive && x.up.Complete() && x.c.Complete() && !x.c.leaving() {
-		x.up.Release(time.Now())
+		x.up.Release(x.start.Add(x.rec.Duration))
 	} else {
 		x.up.Close()
 	}

@@ -75,7 +75,7 @@ func (x *exchange) replyBodyError(err error) {
 // otherwise the head, with a pump carrying the body while we wait for the
 // response.
 func (x *exchange) send() error {
-	x.up.SetWriteBy(time.Now().Add(streamIdle))
+	x.up.SetWriteBy(x.sentAt.Add(streamIdle))
 	err := x.sendHead(x.bodyDone && len(x.body) == 0 && len(x.c.Trailers()) == 0)
 	if err == nil && len(x.body) > 0 {
 		err = x.up.WriteData(x.body, x.bodyDone && len(x.c.Trailers()) == 0)

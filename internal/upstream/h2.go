@@ -80,7 +80,7 @@ func (s *Stream) Release(now time.Time) {
 	h.mu.Lock()
 	*s = Stream{}
 	c.free = append(c.free, s)
-	c.retireLocked(now)
+	c.retireLocked()
 	idle, over := c.ActiveStreams() == 0, false
 	if idle {
 		c.raw.idleSince, over = now, c.retired
@@ -102,23 +102,23 @@ func (s *Stream) Close() error {
 }
 
 // retireLocked decides whether the connection has lived long enough.
-func (c *h2Conn) retireLocked(now time.Time) {
+func (c *h2Conn) retireLocked() {
 	conf := c.host.cluster.conf.Load()
 	limit, age := conf.HTTP.MaxRequestsPerConn, conf.HTTP.MaxConnectionDuration.D()
-	if limit > 0 && c.opened >= limit || age > 0 && now.Sub(c.raw.created) >= age || c.host.removed.Load() {
+	if limit > 0 && c.opened >= limit || age > 0 && time.Since(c.raw.created) >= age || c.host.removed.Load() {
 		c.retired = true
 	}
 }
 
 // open opens a stream on the least busy connection that takes one. A choked
 // connection is the last resort, if a further one may not be opened.
-func (h *Host) open(now time.Time, lastResort bool) *Stream {
+func (h *Host) open(lastResort bool) *Stream {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var best *h2Conn
 	limit := int(h.cluster.conf.Load().HTTP.MaxConcurrentStreams)
 	for _, c := range h.shared {
-		c.retireLocked(now)
+		c.retireLocked()
 		active := c.ActiveStreams()
 		if c.retired || limit > 0 && active >= limit || !c.CanOpen() || !lastResort && c.Choked() {
 			continue
@@ -150,7 +150,7 @@ func (h *Host) open(now time.Time, lastResort bool) *Stream {
 // else of a new connection that one request dials and the others wait for.
 func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
 	try := func() (Carrier, error) {
-		if s := h.open(time.Now(), false); s != nil {
+		if s := h.open(false); s != nil {
 			return s, nil
 		}
 		if h.onlyHTTP1.Load() { // found out while we waited
@@ -161,7 +161,7 @@ func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
 		}
 		if !c.claim(h) {
 			h.endDial()
-			if s := h.open(time.Now(), true); s != nil {
+			if s := h.open(true); s != nil {
 				return s, nil
 			}
 			return nil, nil
@@ -199,7 +199,7 @@ func (c *Cluster) dialShared(h *Host, deadline time.Time) (Carrier, error) {
 	h.mu.Unlock()
 	// The stream is opened before anything is read: where the peer resets the
 	// connection at once, the request that dialled it learns of the reset.
-	s := h.open(time.Now(), true)
+	s := h.open(true)
 	go shared.serve()
 	if s == nil {
 		return nil, ErrOverflow // the limits allow no stream at all
