@@ -41,7 +41,7 @@ type Stream struct {
 
 	readBy, writeBy           time.Time
 	waitBy                    time.Time // bounds the wait of writing
-	reading, writing          bool // somebody waits
+	reading, writing          bool      // somebody waits
 	readExpired, writeExpired bool
 	interrupted               bool
 }
