@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 )
 
 // TestSoak runs mixed load on ResearchFlow for as long as TULLE_SOAK says,
@@ -38,6 +41,8 @@ type soak struct {
 	m    *mesh
 	seed uint64
 
+	handing sync.Mutex // held while a job is handed to a worker
+
 	good   atomic.Int64
 	mu     sync.Mutex
 	bad    []string
@@ -59,6 +64,8 @@ func (s *soak) run(ctx context.Context) {
 	for i := range 6 {
 		wg.Go(func() { s.call(ctx, i) })
 	}
+	wg.Go(func() { s.work(ctx) })
+	wg.Go(func() { s.talk(ctx) })
 	rng := rand.New(rand.NewPCG(s.seed, 0))
 	change, look := time.NewTicker(15*time.Second), time.NewTicker(30*time.Second)
 	defer change.Stop()
@@ -83,16 +90,18 @@ func (s *soak) run(ctx context.Context) {
 func (s *soak) call(ctx context.Context, caller int) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	const query = `{"query":"{ jobs { id } }"}`
 	kinds := []struct {
-		role, method, url string
-		want              int
+		role, method, path, body string
+		want                     int
 	}{
-		{"viewer", "GET", "http://" + s.m.gateway + "/api/work", 200},
-		{"viewer", "GET", "http://" + s.m.gateway + "/", 200},
-		{"researcher", "GET", "http://" + s.m.gateway + "/api/work", 200},
-		{"researcher", "GET", "http://" + s.m.gateway + "/api/jobs", 200},
-		{"", "GET", "http://" + s.m.gateway + "/api/jobs", 403},
-		{"researcher", "GET", "http://" + s.m.gateway + "/api/admin/stats", 403},
+		{"viewer", "GET", "/api/work", "", 200},
+		{"viewer", "GET", "/", "", 200},
+		{"researcher", "GET", "/api/work", "", 200},
+		{"viewer", "POST", "/graphql", query, 200},
+		{"", "GET", "/api/jobs", "", 403},
+		{"researcher", "GET", "/api/admin/stats", "", 403},
+		{"researcher", "GET", "/api/jobs", "", 200},
 	}
 	for i := caller; ; i++ {
 		select {
@@ -101,14 +110,89 @@ func (s *soak) call(ctx context.Context, caller int) {
 		case <-tick.C:
 		}
 		k := kinds[i%len(kinds)]
-		status, body, err := s.m.try(k.role, k.method, k.url, "")
-		if status == k.want && err == nil {
-			s.good.Add(1)
+		s.ask(k.role, k.method, k.path, k.body, k.want)
+	}
+}
+
+// ask makes one request and counts how it went.
+func (s *soak) ask(role, method, path, body string, want int) (answer string) {
+	status, answer, err := s.m.try(role, method, "http://"+s.m.gateway+path, body)
+	if status != want || err != nil {
+		s.fault("%s %s as %q: %d, want %d: %.100s %v", method, path, role, status, want, answer, err)
+		return ""
+	}
+	s.good.Add(1)
+	return answer
+}
+
+func (s *soak) fault(format string, args ...any) {
+	s.mu.Lock()
+	s.bad = append(s.bad, fmt.Sprintf(format, args...))
+	s.mu.Unlock()
+}
+
+// work has a job done by a worker, looks at it and deletes it, once a second.
+func (s *soak) work(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s.handing.Lock()
+		answer := s.ask("researcher", "POST", "/api/jobs", `{"title":"soak","steps":1}`, 201)
+		s.handing.Unlock()
+		var job struct{ ID string }
+		if answer == "" {
 			continue
 		}
-		s.mu.Lock()
-		s.bad = append(s.bad, fmt.Sprintf("%s %s as %q: %d, want %d: %.100s %v", k.method, k.url, k.role, status, k.want, body, err))
-		s.mu.Unlock()
+		if err := json.Unmarshal([]byte(answer), &job); err != nil {
+			s.fault("POST /api/jobs answers %.100s: %v", answer, err)
+			continue
+		}
+		s.ask("viewer", "GET", "/api/jobs/"+job.ID, "", 200)
+		s.ask("admin", "DELETE", "/api/jobs/"+job.ID, "", 200)
+	}
+}
+
+// talk sends messages through one WebSocket that lasts as long as the run.
+func (s *soak) talk(ctx context.Context) {
+	c, _, err := websocket.Dial(ctx, "ws://"+s.m.gateway+"/ws?room=soak", nil)
+	if err != nil {
+		s.fault("WebSocket: %v", err)
+		return
+	}
+	defer c.CloseNow()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := s.echo(c, fmt.Sprintf("message %d", i)); err != nil {
+			s.fault("WebSocket, message %d: %v", i, err)
+			return
+		}
+		s.good.Add(1)
+	}
+}
+
+// echo sends a message to the room and waits until the room has it.
+func (s *soak) echo(c *websocket.Conn, text string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
+		return err
+	}
+	for {
+		_, msg, err := c.Read(ctx)
+		if err != nil || strings.Contains(string(msg), text) {
+			return err
+		}
 	}
 }
 
@@ -135,6 +219,8 @@ func (s *soak) change(rng *rand.Rand) {
 	case "retries":
 		s.m.write(file, regexp.MustCompile(`attempts: [345]`).ReplaceAllString(string(text), "attempts: "+strconv.Itoa(3+rng.IntN(3))))
 	case "worker":
+		s.handing.Lock() // a worker that dies with an order it has not answered loses it: POST is not repeated
+		defer s.handing.Unlock()
 		if err := s.m.kill("HOSTNAME=worker-v1-1\x00"); err != nil {
 			kind = "worker not there"
 		}
