@@ -107,7 +107,8 @@ func (c *contexts) ClientTLS(u *ir.UpstreamTLS, secrets func(string) *ir.Secret)
 		if s == nil {
 			return nil, fmt.Errorf("secret %s has not arrived", u.Secret)
 		}
-		if o.CA = s.CA; u.Mode == "MUTUAL" {
+		o.CA, o.CRL = s.CA, s.CRL
+		if u.Mode == "MUTUAL" {
 			o.Cert, o.Key = s.Cert, s.Key
 		}
 	}

@@ -155,19 +155,7 @@ func (b *builder) addCredential(m *resource.Meta, path, name string, need int) b
 		b.report(resource.Error, m, path, "no Secret "+name+"; the server is not served", "create it in the gateway's namespace or beside the "+m.Kind)
 		return false
 	}
-	pick := func(keys ...string) []byte {
-		for _, key := range keys {
-			if v, ok := k.Spec.Data[key]; ok {
-				return v
-			}
-			if v, ok := k.Spec.StringData[key]; ok {
-				return []byte(v)
-			}
-		}
-		return nil
-	}
-	secret := &ir.Secret{Name: credential(name), Cert: pick("tls.crt", "cert"), Key: pick("tls.key", "key"), CA: pick("ca.crt", "cacert"),
-		CRL: pick("ca.crl", "crl"), Staple: pick("tls.ocsp-staple"), Origin: k.Origin()}
+	secret := secretOf(k, credential(name))
 	switch {
 	case need == credentialCert && (secret.Cert == nil || secret.Key == nil):
 		b.report(resource.Error, &k.Meta, "data", "the Secret lacks tls.crt or tls.key; the server is not served", "")
@@ -183,4 +171,22 @@ func (b *builder) addCredential(m *resource.Meta, path, name string, need int) b
 	}
 	b.out.Secrets = append(b.out.Secrets, secret)
 	return true
+}
+
+// secretOf is a Secret with the keys that Istio knows, under the name by which
+// the proxy asks for it. As in Kubernetes, stringData counts before data.
+func secretOf(k *resource.Secret, name string) *ir.Secret {
+	pick := func(keys ...string) []byte {
+		for _, key := range keys {
+			if v, ok := k.Spec.StringData[key]; ok {
+				return []byte(v)
+			}
+			if v, ok := k.Spec.Data[key]; ok {
+				return v
+			}
+		}
+		return nil
+	}
+	return &ir.Secret{Name: name, Cert: pick("tls.crt", "cert"), Key: pick("tls.key", "key"), CA: pick("ca.crt", "cacert"),
+		CRL: pick("ca.crl", "crl"), Staple: pick("tls.ocsp-staple"), Origin: k.Origin()}
 }

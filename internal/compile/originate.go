@@ -123,18 +123,7 @@ func (b *builder) clientCredential(p policy, needCert bool) bool {
 		if k.Name != name || k.Namespace != b.node.Namespace {
 			continue
 		}
-		pick := func(keys ...string) []byte {
-			for _, key := range keys {
-				if v, ok := k.Spec.Data[key]; ok {
-					return v
-				}
-				if v, ok := k.Spec.StringData[key]; ok {
-					return []byte(v)
-				}
-			}
-			return nil
-		}
-		secret := &ir.Secret{Name: "kubernetes://" + name, Cert: pick("tls.crt", "cert"), Key: pick("tls.key", "key"), CA: pick("ca.crt", "cacert"), Origin: k.Origin()}
+		secret := secretOf(k, "kubernetes://"+name)
 		if secret.CA == nil || needCert && (secret.Cert == nil || secret.Key == nil) {
 			b.report(resource.Error, &k.Meta, "data", "the Secret lacks ca.crt or (for MUTUAL) tls.crt and tls.key; requests to "+p.from.Spec.Host+" are answered 503 (UH)", "")
 			return false

@@ -46,11 +46,15 @@ func TestStreamsShareGoroutines(t *testing.T) {
 		})
 		for range 2 { // the second time they were dismissed before
 			get(t, m, client)
-			for end := time.Now().Add(20 * time.Second); streamGoroutines() > before; time.Sleep(time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatalf("%d goroutines are left", streamGoroutines()-before)
+			look, end := time.NewTicker(time.Millisecond), time.After(20*time.Second)
+			for left := streamGoroutines(); left > before; left = streamGoroutines() {
+				select {
+				case <-look.C:
+				case <-end:
+					t.Fatalf("%d goroutines are left", left-before)
 				}
 			}
+			look.Stop()
 		}
 	})
 }

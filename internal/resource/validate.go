@@ -11,8 +11,9 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 )
 
-// at formats a field path: at("spec.http", 0, "route", 1) is spec.http[0].route[1].
-func at(parts ...any) string {
+// FieldPath joins names and indices: ("spec.http", 0, "route", 1) is
+// spec.http[0].route[1].
+func FieldPath(parts ...any) string {
 	var b strings.Builder
 	for i, p := range parts {
 		switch p := p.(type) {
@@ -70,24 +71,24 @@ func validateVirtualService(o *object, vs *networking.VirtualService) {
 		o.fail("spec.hosts", "at least one host is needed")
 	}
 	for i, h := range vs.Hosts {
-		o.host(at("spec.hosts", i), h)
+		o.host(FieldPath("spec.hosts", i), h)
 		if h == "*" && (len(vs.Gateways) == 0 || slices.Contains(vs.Gateways, "mesh")) {
-			o.fail(at("spec.hosts", i), "the host * is not allowed for sidecars (gateway \"mesh\")", "bind the VirtualService to gateways only, or name the hosts")
+			o.fail(FieldPath("spec.hosts", i), "the host * is not allowed for sidecars (gateway \"mesh\")", "bind the VirtualService to gateways only, or name the hosts")
 		}
 	}
 	if len(vs.Http)+len(vs.Tcp)+len(vs.Tls) == 0 {
 		o.fail("spec", "one of http, tls and tcp is needed")
 	}
 	for i, r := range vs.Http {
-		o.httpRoute(at("spec.http", i), r)
+		o.httpRoute(FieldPath("spec.http", i), r)
 	}
 	o.delegation(vs)
 	o.claimsNeedGateway(vs)
 	for i, r := range vs.Tcp {
-		o.tcpRoute(at("spec.tcp", i), r)
+		o.tcpRoute(FieldPath("spec.tcp", i), r)
 	}
 	for i, r := range vs.Tls {
-		o.tlsRoute(at("spec.tls", i), r, vs.Hosts)
+		o.tlsRoute(FieldPath("spec.tls", i), r, vs.Hosts)
 	}
 }
 
@@ -102,13 +103,13 @@ func (o *object) httpRoute(path string, r *networking.HTTPRoute) {
 		o.fail(path, "exactly one of route, redirect, directResponse and delegate is needed")
 	}
 	for i, m := range r.Match {
-		o.httpMatch(at(path+".match", i), m)
+		o.httpMatch(FieldPath(path+".match", i), m)
 	}
 	var sum int32
 	for i, d := range r.Route {
-		o.destination(at(path+".route", i, "destination"), d.Destination)
-		o.weight(at(path+".route", i, "weight"), d.Weight)
-		o.headers(at(path+".route", i, "headers"), d.Headers)
+		o.destination(FieldPath(path+".route", i, "destination"), d.Destination)
+		o.weight(FieldPath(path+".route", i, "weight"), d.Weight)
+		o.headers(FieldPath(path+".route", i, "headers"), d.Headers)
 		sum += d.Weight
 	}
 	if len(r.Route) > 1 && sum == 0 {
@@ -222,7 +223,7 @@ func validateGateway(o *object, g *networking.Gateway) {
 		o.fail("spec.servers", "at least one server is needed")
 	}
 	for i, s := range g.Servers {
-		path := at("spec.servers", i)
+		path := FieldPath("spec.servers", i)
 		if s.Port == nil {
 			o.fail(path+".port", "a port is needed")
 			continue

@@ -16,7 +16,7 @@ func validateDestinationRule(o *object, dr *networking.DestinationRule) {
 	o.trafficPolicy("spec.trafficPolicy", dr.TrafficPolicy)
 	seen := map[string]bool{}
 	for i, s := range dr.Subsets {
-		path := at("spec.subsets", i)
+		path := FieldPath("spec.subsets", i)
 		if s.Name == "" {
 			o.fail(path+".name", "a name is needed")
 		}
@@ -35,7 +35,7 @@ func (o *object) trafficPolicy(path string, p *networking.TrafficPolicy) {
 	o.policyBlocks(path, p.LoadBalancer, p.ConnectionPool, p.OutlierDetection, p.Tls)
 	ports := map[uint32]bool{}
 	for i, pl := range p.PortLevelSettings {
-		sub := at(path+".portLevelSettings", i)
+		sub := FieldPath(path+".portLevelSettings", i)
 		switch {
 		case pl.Port == nil:
 			o.fail(sub+".port", "a port is needed")
@@ -117,7 +117,7 @@ func (o *object) loadBalancer(path string, lb *networking.LoadBalancerSettings, 
 		for i, key := range z.FailoverPriority {
 			name, _, _ := strings.Cut(key, "=")
 			if slices.Contains([]string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"}, name) {
-				o.fail(at(path+".zoneAwareLbSetting.failoverPriority", i), "regions, zones and subzones are taken care of; their labels may not be listed")
+				o.fail(FieldPath(path+".zoneAwareLbSetting.failoverPriority", i), "regions, zones and subzones are taken care of; their labels may not be listed")
 			}
 		}
 	}
@@ -136,7 +136,7 @@ func (o *object) consistentHash(path string, h *networking.LoadBalancerSettings_
 		}
 		for i, a := range k.HttpCookie.GetAttributes() {
 			if a.Name == "" || strings.ContainsAny(a.Name+a.Value, ";\r\n") {
-				o.fail(at(path+".httpCookie.attributes", i), "not a cookie attribute")
+				o.fail(FieldPath(path+".httpCookie.attributes", i), "not a cookie attribute")
 			}
 		}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
@@ -162,20 +162,20 @@ func (o *object) locality(path string, l *networking.LocalityLoadBalancerSetting
 		var sum uint32
 		for _, to := range sortedKeys(d.To) {
 			if d.To[to] == 0 {
-				o.fail(at(path+".distribute", i)+".to."+to, "a weight of 0 is not allowed", "leave the locality out")
+				o.fail(FieldPath(path+".distribute", i)+".to."+to, "a weight of 0 is not allowed", "leave the locality out")
 			}
 			sum += d.To[to]
 		}
 		if sum != 100 {
-			o.fail(at(path+".distribute", i)+".to", fmt.Sprintf("the weights add up to %d, not 100", sum))
+			o.fail(FieldPath(path+".distribute", i)+".to", fmt.Sprintf("the weights add up to %d, not 100", sum))
 		}
 	}
 	for i, f := range l.Failover {
 		if f.From == f.To {
-			o.fail(at(path+".failover", i), "from and to are the same region")
+			o.fail(FieldPath(path+".failover", i), "from and to are the same region")
 		}
 		if strings.ContainsAny(f.From+f.To, "*/") {
-			o.fail(at(path+".failover", i), "from and to are regions, without zones or wildcards")
+			o.fail(FieldPath(path+".failover", i), "from and to are regions, without zones or wildcards")
 		}
 	}
 	if !outlier && len(l.Failover)+len(l.FailoverPriority) > 0 {
@@ -231,7 +231,7 @@ func (o *object) outlier(path string, d *networking.OutlierDetection) {
 	o.period(path+".baseEjectionTime", d.BaseEjectionTime)
 	for i, code := range d.OutlierDetectionHttpErrorCodes {
 		if code < 100 || code > 599 {
-			o.fail(at(path+".outlierDetectionHttpErrorCodes", i), fmt.Sprintf("%d is not a status (100 to 599)", code))
+			o.fail(FieldPath(path+".outlierDetectionHttpErrorCodes", i), fmt.Sprintf("%d is not a status (100 to 599)", code))
 		}
 	}
 	if !d.SplitExternalLocalOriginErrors && d.ConsecutiveLocalOriginFailures.GetValue() > 0 {

@@ -25,21 +25,21 @@ func validateServiceEntry(o *object, se *networking.ServiceEntry) {
 	}
 	for i, h := range se.Hosts {
 		if h == "*" {
-			o.fail(at("spec.hosts", i), "the host * is not allowed here", `name a domain: "*.example.com"`)
+			o.fail(FieldPath("spec.hosts", i), "the host * is not allowed here", `name a domain: "*.example.com"`)
 			continue
 		}
-		o.host(at("spec.hosts", i), h)
+		o.host(FieldPath("spec.hosts", i), h)
 	}
 	none := se.Resolution == networking.ServiceEntry_NONE
 	for i, a := range se.Addresses {
 		if !strings.Contains(a, "/") {
 			if _, err := netip.ParseAddr(a); err != nil {
-				o.fail(at("spec.addresses", i), fmt.Sprintf("%q is not an address or a CIDR block", a))
+				o.fail(FieldPath("spec.addresses", i), fmt.Sprintf("%q is not an address or a CIDR block", a))
 			}
 		} else if _, err := netip.ParsePrefix(a); err != nil {
-			o.fail(at("spec.addresses", i), fmt.Sprintf("%q is not an address or a CIDR block", a))
+			o.fail(FieldPath("spec.addresses", i), fmt.Sprintf("%q is not an address or a CIDR block", a))
 		} else if !none && se.Resolution != networking.ServiceEntry_STATIC {
-			o.fail(at("spec.addresses", i), "a CIDR block needs resolution NONE or STATIC")
+			o.fail(FieldPath("spec.addresses", i), "a CIDR block needs resolution NONE or STATIC")
 		}
 	}
 	o.entryPorts(se)
@@ -59,7 +59,7 @@ func (o *object) entryPorts(se *networking.ServiceEntry) {
 		o.fail("spec.ports", "at least one port is needed")
 	}
 	for i, p := range se.Ports {
-		path := at("spec.ports", i)
+		path := FieldPath("spec.ports", i)
 		o.portNumber(path+".number", p.Number)
 		o.protocol(path+".protocol", p.Protocol)
 		if p.TargetPort != 0 {
@@ -70,7 +70,7 @@ func (o *object) entryPorts(se *networking.ServiceEntry) {
 		}
 		for j, q := range se.Ports[:i] {
 			if q.Name == p.Name || q.Number == p.Number {
-				o.fail(path, "has the name or the number of "+at("spec.ports", j))
+				o.fail(path, "has the name or the number of "+FieldPath("spec.ports", j))
 			}
 		}
 	}
@@ -85,7 +85,7 @@ func (o *object) entryEndpoints(se *networking.ServiceEntry) {
 		}
 	case networking.ServiceEntry_DNS, networking.ServiceEntry_DNS_ROUND_ROBIN:
 		if wildcard >= 0 && len(se.Endpoints) == 0 && se.WorkloadSelector == nil {
-			o.fail(at("spec.hosts", wildcard), "a wildcard cannot be resolved", "use resolution NONE or DYNAMIC_DNS, or name endpoints")
+			o.fail(FieldPath("spec.hosts", wildcard), "a wildcard cannot be resolved", "use resolution NONE or DYNAMIC_DNS, or name endpoints")
 		}
 		if se.Resolution == networking.ServiceEntry_DNS_ROUND_ROBIN && len(se.Endpoints) > 1 {
 			o.fail("spec.endpoints[1]", "DNS_ROUND_ROBIN takes one endpoint")
@@ -104,7 +104,7 @@ func (o *object) entryEndpoints(se *networking.ServiceEntry) {
 	}
 	dns := se.Resolution == networking.ServiceEntry_DNS || se.Resolution == networking.ServiceEntry_DNS_ROUND_ROBIN
 	for i, e := range se.Endpoints {
-		path := at("spec.endpoints", i)
+		path := FieldPath("spec.endpoints", i)
 		o.workloadEntry(path, e, dns)
 		for name := range e.Ports {
 			if !names[name] {
@@ -181,7 +181,7 @@ func validateSidecar(o *object, sc *networking.Sidecar) {
 	}
 	seen := map[uint32]bool{}
 	for i, l := range sc.Ingress {
-		path := at("spec.ingress", i)
+		path := FieldPath("spec.ingress", i)
 		o.sidecarPort(path, l.Port, true)
 		if seen[l.Port.GetNumber()] {
 			o.fail(path+".port.number", "another ingress listener has this port")
@@ -195,7 +195,7 @@ func validateSidecar(o *object, sc *networking.Sidecar) {
 	}
 	catchAll := -1
 	for i, l := range sc.Egress {
-		path := at("spec.egress", i)
+		path := FieldPath("spec.egress", i)
 		if l.Port == nil {
 			if catchAll >= 0 {
 				o.fail(path+".port", "only the last egress listener may leave the port out, and only one")
@@ -209,7 +209,7 @@ func validateSidecar(o *object, sc *networking.Sidecar) {
 			o.fail(path+".hosts", "at least one host is needed", "namespace/host, as in ./* or */api.example.com")
 		}
 		for j, h := range l.Hosts {
-			o.egressHost(at(path+".hosts", j), h)
+			o.egressHost(FieldPath(path+".hosts", j), h)
 		}
 	}
 	if p := sc.OutboundTrafficPolicy; p != nil && p.EgressProxy != nil {

@@ -109,8 +109,8 @@ func (o *object) mirrors(path string, r *networking.HTTPRoute) {
 	//lint:ignore SA1019 deprecated, and in people's files
 	o.wholePercent(path+".mirrorPercent", int64(r.MirrorPercent.GetValue()))
 	for i, m := range r.Mirrors {
-		o.destination(at(path+".mirrors", i, "destination"), m.Destination)
-		o.percent(at(path+".mirrors", i, "percentage"), m.Percentage)
+		o.destination(FieldPath(path+".mirrors", i, "destination"), m.Destination)
+		o.percent(FieldPath(path+".mirrors", i, "percentage"), m.Percentage)
 	}
 }
 
@@ -119,7 +119,7 @@ func (o *object) cors(path string, c *networking.CorsPolicy) {
 		return
 	}
 	for i, m := range c.AllowOrigins {
-		sub := at(path+".allowOrigins", i)
+		sub := FieldPath(path+".allowOrigins", i)
 		o.stringMatch(sub, m)
 		if m.GetMatchType() == nil || m.GetExact()+m.GetPrefix()+m.GetRegex() == "" {
 			o.fail(sub, "an origin is needed: exact, prefix or regex")
@@ -131,12 +131,12 @@ func (o *object) cors(path string, c *networking.CorsPolicy) {
 	}
 	for i, m := range c.AllowMethods {
 		if m != "*" && !slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}, m) {
-			o.fail(at(path+".allowMethods", i), fmt.Sprintf("%q is not a method", m))
+			o.fail(FieldPath(path+".allowMethods", i), fmt.Sprintf("%q is not a method", m))
 		}
 	}
 	for name, list := range map[string][]string{"allowHeaders": c.AllowHeaders, "exposeHeaders": c.ExposeHeaders} {
 		for i, h := range list {
-			o.headerName(at(path+"."+name, i), h)
+			o.headerName(FieldPath(path+"."+name, i), h)
 		}
 	}
 	if d := c.MaxAge; d != nil && (d.AsDuration() < 0 || d.Nanos != 0) {
@@ -214,7 +214,7 @@ func (o *object) rewrite(path string, r *networking.HTTPRoute) {
 	}
 	for i, m := range r.Match {
 		if p := m.GetUri().GetPrefix(); w.Uri == "/" && p != "" && !strings.HasSuffix(p, "/") {
-			o.warn(at(strings.TrimSuffix(path, ".rewrite")+".match", i, "uri.prefix"),
+			o.warn(FieldPath(strings.TrimSuffix(path, ".rewrite")+".match", i, "uri.prefix"),
 				fmt.Sprintf("%q is replaced by \"/\": the path %q becomes \"//x\"", p, p+"/x"), fmt.Sprintf("match %q and %q exactly", p+"/", p))
 		}
 	}
@@ -238,7 +238,7 @@ func (o *object) headers(path string, h *networking.Headers) {
 			}
 		}
 		for i, k := range ops.GetRemove() {
-			o.operated(at(sub+".remove", i), k)
+			o.operated(FieldPath(sub+".remove", i), k)
 		}
 	}
 }
@@ -278,7 +278,7 @@ func (o *object) delegation(vs *networking.VirtualService) {
 	if len(vs.Hosts) > 0 {
 		for i, r := range vs.Http {
 			if r.Delegate != nil && r.Delegate.Name == "" {
-				o.fail(at("spec.http", i, "delegate.name"), "a name is needed")
+				o.fail(FieldPath("spec.http", i, "delegate.name"), "a name is needed")
 			}
 		}
 		return
@@ -291,11 +291,11 @@ func (o *object) delegation(vs *networking.VirtualService) {
 	}
 	for i, r := range vs.Http {
 		if r.Delegate != nil {
-			o.fail(at("spec.http", i, "delegate"), "a delegate may not delegate again")
+			o.fail(FieldPath("spec.http", i, "delegate"), "a delegate may not delegate again")
 		}
 		for j, m := range r.Match {
 			if len(m.Gateways)+len(m.SourceLabels) > 0 || m.SourceNamespace != "" {
-				o.fail(at("spec.http", i, "match", j), "a delegate may not select proxies by gateways, sourceLabels or sourceNamespace: its root does")
+				o.fail(FieldPath("spec.http", i, "match", j), "a delegate may not select proxies by gateways, sourceLabels or sourceNamespace: its root does")
 			}
 		}
 	}

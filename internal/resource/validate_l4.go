@@ -14,8 +14,8 @@ func (o *object) l4Destinations(path string, list []*networking.RouteDestination
 	}
 	var sum int32
 	for i, d := range list {
-		o.destination(at(path+".route", i, "destination"), d.Destination)
-		o.weight(at(path+".route", i, "weight"), d.Weight)
+		o.destination(FieldPath(path+".route", i, "destination"), d.Destination)
+		o.weight(FieldPath(path+".route", i, "weight"), d.Weight)
 		sum += d.Weight
 	}
 	if len(list) > 1 && sum == 0 {
@@ -26,7 +26,7 @@ func (o *object) l4Destinations(path string, list []*networking.RouteDestination
 func (o *object) subnets(path string, list []string) {
 	for i, s := range list {
 		if _, err := ParseSubnet(s); err != nil {
-			o.fail(at(path, i), fmt.Sprintf("%q is not an address or a CIDR block", s))
+			o.fail(FieldPath(path, i), fmt.Sprintf("%q is not an address or a CIDR block", s))
 		}
 	}
 }
@@ -47,7 +47,7 @@ func ParseSubnet(s string) (netip.Prefix, error) {
 func (o *object) tcpRoute(path string, r *networking.TCPRoute) {
 	o.l4Destinations(path, r.Route)
 	for i, m := range r.Match {
-		sub := at(path+".match", i)
+		sub := FieldPath(path+".match", i)
 		o.subnets(sub+".destinationSubnets", m.DestinationSubnets)
 		if m.SourceSubnet != "" {
 			o.fail(sub+".sourceSubnet", "Istio does not implement it", "use sourceLabels or an AuthorizationPolicy")
@@ -64,14 +64,14 @@ func (o *object) tlsRoute(path string, r *networking.TLSRoute, hosts []string) {
 		o.fail(path+".match", "a match is needed: TLS is routed by server name")
 	}
 	for i, m := range r.Match {
-		sub := at(path+".match", i)
+		sub := FieldPath(path+".match", i)
 		if len(m.SniHosts) == 0 {
 			o.fail(sub+".sniHosts", "at least one SNI host is needed")
 		}
 		for j, sni := range m.SniHosts {
-			o.host(at(sub+".sniHosts", j), sni)
+			o.host(FieldPath(sub+".sniHosts", j), sni)
 			if !coveredBy(sni, hosts) {
-				o.fail(at(sub+".sniHosts", j), fmt.Sprintf("%q is not covered by spec.hosts", sni), "SNI hosts must be a subset of the VirtualService's hosts")
+				o.fail(FieldPath(sub+".sniHosts", j), fmt.Sprintf("%q is not covered by spec.hosts", sni), "SNI hosts must be a subset of the VirtualService's hosts")
 			}
 		}
 		o.subnets(sub+".destinationSubnets", m.DestinationSubnets)

@@ -30,7 +30,7 @@ func (o *object) targets(s *typev1.WorkloadSelector, one *typev1.PolicyTargetRef
 	}
 	for i, r := range append(slices.Clone(list), one) {
 		if r != nil && (r.Namespace != "" && r.Namespace != o.Namespace || r.Kind == "" || r.Name == "") {
-			o.fail(at("spec.targetRefs", i), "a target has a kind and a name, in the object's own namespace")
+			o.fail(FieldPath("spec.targetRefs", i), "a target has a kind and a name, in the object's own namespace")
 		}
 	}
 }
@@ -66,7 +66,7 @@ func validateAuthorizationPolicy(o *object, p *security.AuthorizationPolicy) {
 	}
 	o.dryRun(p.Action)
 	for i, r := range p.Rules {
-		o.rule(at("spec.rules", i), r, custom)
+		o.rule(FieldPath("spec.rules", i), r, custom)
 	}
 }
 
@@ -92,13 +92,13 @@ func (o *object) rule(path string, r *security.Rule, custom bool) {
 		return
 	}
 	for i, f := range r.From {
-		o.source(at(path+".from", i, "source"), f.Source, custom)
+		o.source(FieldPath(path+".from", i, "source"), f.Source, custom)
 	}
 	for i, t := range r.To {
-		o.operation(at(path+".to", i, "operation"), t.Operation)
+		o.operation(FieldPath(path+".to", i, "operation"), t.Operation)
 	}
 	for i, c := range r.When {
-		o.condition(at(path+".when", i), c, custom)
+		o.condition(FieldPath(path+".when", i), c, custom)
 	}
 	if r.From != nil && len(r.From) == 0 || r.To != nil && len(r.To) == 0 {
 		o.fail(path, "from and to may not be empty lists")
@@ -121,7 +121,7 @@ func (o *object) source(path string, s *security.Source, custom bool) {
 	for name, values := range map[string][]string{"ipBlocks": s.IpBlocks, "notIpBlocks": s.NotIpBlocks, "remoteIpBlocks": s.RemoteIpBlocks, "notRemoteIpBlocks": s.NotRemoteIpBlocks} {
 		n += len(values)
 		for i, v := range values {
-			o.cidr(at(path+"."+name, i), v)
+			o.cidr(FieldPath(path+"."+name, i), v)
 		}
 	}
 	if n == 0 {
@@ -151,9 +151,9 @@ func (o *object) serviceAccounts(path string, values []string) {
 	for i, v := range values {
 		switch {
 		case strings.Contains(v, "*"):
-			o.fail(at(path, i), fmt.Sprintf("%q: service accounts have no wildcards", v), "use principals")
+			o.fail(FieldPath(path, i), fmt.Sprintf("%q: service accounts have no wildcards", v), "use principals")
 		case strings.Count(v, "/") > 1 || strings.HasPrefix(v, "/") || strings.HasSuffix(v, "/") || len(v) > 320:
-			o.fail(at(path, i), fmt.Sprintf("%q is not a service account", v), "write NAME or NAMESPACE/NAME")
+			o.fail(FieldPath(path, i), fmt.Sprintf("%q is not a service account", v), "write NAME or NAMESPACE/NAME")
 		}
 	}
 }
@@ -163,7 +163,7 @@ func (o *object) serviceAccounts(path string, values []string) {
 func (o *object) noScheme(path string, values []string) {
 	for i, v := range values {
 		if strings.HasPrefix(v, "spiffe://") {
-			o.warn(at(path, i), fmt.Sprintf("%q matches nobody, as in Istio", v), "write principals without spiffe://")
+			o.warn(FieldPath(path, i), fmt.Sprintf("%q matches nobody, as in Istio", v), "write principals without spiffe://")
 		}
 	}
 }
@@ -175,9 +175,9 @@ func (o *object) valueLists(path string, lists map[string][]string) (n int) {
 		for i, v := range lists[name] {
 			switch {
 			case v == "":
-				o.fail(at(path+"."+name, i), "a value may not be empty")
+				o.fail(FieldPath(path+"."+name, i), "a value may not be empty")
 			case strings.Contains(strings.Trim(v, "*"), "*") && !strings.Contains(v, "{*") && !strings.HasSuffix(strings.ToLower(name), "namespaces"):
-				o.warn(at(path+"."+name, i), "a * inside a value is an ordinary character", "only a leading or a trailing * is a wildcard")
+				o.warn(FieldPath(path+"."+name, i), "a * inside a value is an ordinary character", "only a leading or a trailing * is a wildcard")
 			}
 		}
 	}
@@ -200,7 +200,7 @@ func (o *object) operation(path string, op *security.Operation) {
 	for name, values := range map[string][]string{"paths": op.Paths, "notPaths": op.NotPaths} {
 		for i, v := range values {
 			if why := badTemplate(v); why != "" {
-				o.fail(at(path+"."+name, i), fmt.Sprintf("path template %q: %s", v, why))
+				o.fail(FieldPath(path+"."+name, i), fmt.Sprintf("path template %q: %s", v, why))
 			}
 		}
 	}
@@ -246,7 +246,7 @@ func (o *object) condition(path string, c *security.Condition, custom bool) {
 		switch {
 		case strings.HasSuffix(key, ".ip"):
 			for i, v := range values {
-				o.cidr(at(path+"."+name, i), v)
+				o.cidr(FieldPath(path+"."+name, i), v)
 			}
 		case key == "destination.port":
 			o.ports(path+"."+name, values)
@@ -259,7 +259,7 @@ func (o *object) condition(path string, c *security.Condition, custom bool) {
 func (o *object) ports(path string, values []string) {
 	for i, v := range values {
 		if p, err := strconv.ParseUint(v, 10, 16); err != nil || p == 0 {
-			o.fail(at(path, i), fmt.Sprintf("%q is not a port", v))
+			o.fail(FieldPath(path, i), fmt.Sprintf("%q is not a port", v))
 		}
 	}
 }

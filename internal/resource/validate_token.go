@@ -18,7 +18,7 @@ const maxSpaceDelimited = 64
 func validateRequestAuthentication(o *object, r *security.RequestAuthentication) {
 	o.targets(r.Selector, r.TargetRef, r.TargetRefs)
 	for i, j := range r.JwtRules {
-		path := at("spec.jwtRules", i)
+		path := FieldPath("spec.jwtRules", i)
 		if j == nil {
 			o.fail(path, "a rule may not be null")
 			continue
@@ -66,7 +66,7 @@ func (o *object) webAddress(path, v string, hint ...string) {
 func (o *object) noneEmpty(path string, list []string) {
 	for i, v := range list {
 		if v == "" {
-			o.fail(at(path, i), "a value may not be empty")
+			o.fail(FieldPath(path, i), "a value may not be empty")
 		}
 	}
 }
@@ -74,10 +74,10 @@ func (o *object) noneEmpty(path string, list []string) {
 func (o *object) tokenPlaces(path string, j *security.JWTRule) {
 	for i, h := range j.FromHeaders {
 		if h == nil || h.Name == "" {
-			o.fail(at(path+".fromHeaders", i), "a header needs a name")
+			o.fail(FieldPath(path+".fromHeaders", i), "a header needs a name")
 			continue
 		}
-		o.headerName(at(path+".fromHeaders", i, "name"), h.Name)
+		o.headerName(FieldPath(path+".fromHeaders", i, "name"), h.Name)
 	}
 	o.noneEmpty(path+".fromParams", j.FromParams)
 	o.noneEmpty(path+".fromCookies", j.FromCookies)
@@ -105,7 +105,7 @@ func (o *object) tokenOutputs(path string, j *security.JWTRule) {
 		name(path+".outputPayloadToHeader", j.OutputPayloadToHeader)
 	}
 	for i, c := range j.OutputClaimToHeaders {
-		sub := at(path+".outputClaimToHeaders", i)
+		sub := FieldPath(path+".outputClaimToHeaders", i)
 		if c == nil || c.Header == "" || c.Claim == "" {
 			o.fail(sub, "header and claim are needed")
 			continue
@@ -173,7 +173,7 @@ func (o *object) claimsNeedGateway(vs *networking.VirtualService) {
 			for field, headers := range map[string]map[string]*networking.StringMatch{"headers": m.GetHeaders(), "withoutHeaders": m.GetWithoutHeaders()} {
 				for _, name := range sortedKeys(headers) {
 					if strings.HasPrefix(name, "@") {
-						o.fail(at("spec.http", i, "match", j)+"."+field+"."+name, "sidecars do not route by claims, as in Istio", "bind the VirtualService to a gateway")
+						o.fail(FieldPath("spec.http", i, "match", j)+"."+field+"."+name, "sidecars do not route by claims, as in Istio", "bind the VirtualService to a gateway")
 					}
 				}
 			}
