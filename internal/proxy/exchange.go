@@ -17,19 +17,40 @@ import (
 // is reused from request to request; strings in it alias its codecs' buffers.
 // One goroutine owns it.
 type exchange struct {
-	d     *downstream // the connection it came on
-	c     caller
+	kept
+	current
+}
+
+// kept is what outlives a request: the connection, and memory that is used
+// again.
+type kept struct {
+	d *downstream // the connection it came on
+	c caller
+
+	req, res  header.Head
+	tried     []*upstream.Host
+	tries     []telemetry.Try // those before the current one
+	copies    []*mirror
+	bodyBuf   []byte // memory of body
+	target    []byte // a rewritten path with its query
+	extra     []ir.Header
+	allowed   []authz.ResponseHeader // of authorizers that said yes
+	series    *telemetry.Series      // of the last request: usually of the next one too
+	seriesKey telemetry.SeriesKey
+}
+
+// current is what concerns this request alone.
+type current struct {
 	rt    *runtime
 	chain *chain
 
-	req, res header.Head
-	fwd      header.Head // the request as it goes upstream; shares req's fields
-	path     string      // normalized, without query: one path for routing, authorization and forwarding
-	query    string      // with its "?"
-	scheme   string
-	method   string
-	http2    bool // the caller speaks it
-	grpc     bool
+	fwd    header.Head // the request as it goes upstream; shares req's fields
+	path   string      // normalized, without query: one path for routing, authorization and forwarding
+	query  string      // with its "?"
+	scheme string
+	method string
+	http2  bool // the caller speaks it
+	grpc   bool
 
 	authz  authz.Input
 	match  route.Request
@@ -41,7 +62,6 @@ type exchange struct {
 	cluster *upstream.Cluster
 	host    *upstream.Host
 	up      upstream.Carrier
-	tried   []*upstream.Host
 	hashed  upstream.Hash // what consistent hashing looked at
 	attempt int
 
@@ -52,35 +72,28 @@ type exchange struct {
 	tryAt    time.Time     // the current try began
 	timeouts timeouts
 
-	allowedOrigin string // by the route's CORS policy
-	debug         string // the credential that came with debugHeader, right or wrong
-	copies        []*mirror
-	tries         []telemetry.Try // those before the current one
+	allowedOrigin string      // by the route's CORS policy
+	debug         string      // the credential that came with debugHeader, right or wrong
+	refusal       []ir.Header // of an authorizer that said no
 
 	body      []byte // what was read ahead of the request's body
-	bodyBuf   []byte // its memory
 	bodyDone  bool   // body is all of it, so that a try can be repeated
 	replied   bool   // a response head went downstream
 	keepAlive bool   // the downstream connection goes on after this exchange
 	whole     bool   // the response was passed on whole
 	// upKeepsAlive: the upstream lets its connection live after its response.
 	upKeepsAlive bool
-	extra        []ir.Header
-	refusal      []ir.Header            // of an authorizer that said no
-	allowed      []authz.ResponseHeader // of authorizers that said yes
-	rec          telemetry.Record
-	target       []byte // a rewritten path with its query
 	pump         *pump
+	rec          telemetry.Record
 	idText       [36]byte
-	expected     [20]byte          // the digits of this try's x-envoy-expected-rq-timeout-ms
-	series       *telemetry.Series // of the last request: usually of the next one too
-	seriesKey    telemetry.SeriesKey
+	expected     [20]byte // the digits of this try's x-envoy-expected-rq-timeout-ms
 }
 
 // reset forgets the last exchange and keeps its memory.
 func (x *exchange) reset() {
-	*x = exchange{d: x.d, c: x.c, req: x.req, res: x.res, tried: x.tried[:0], tries: x.tries[:0], copies: x.copies[:0], bodyBuf: x.bodyBuf, target: x.target[:0],
-		extra: x.extra[:0], allowed: x.allowed[:0], series: x.series, seriesKey: x.seriesKey}
+	x.current = current{}
+	x.tried, x.tries, x.copies, x.target = x.tried[:0], x.tries[:0], x.copies[:0], x.target[:0]
+	x.extra, x.allowed = x.extra[:0], x.allowed[:0]
 }
 
 // begin is the moment the request's head is there.
