@@ -61,8 +61,10 @@ func run(ctx context.Context, binary, manifests string, services, conns int, fil
 	if err := m.configuration(ctx, fmt.Sprintf("%d services x 5 endpoints", services), large, "caller", 60<<20, 0); err != nil {
 		return err
 	}
-	if err := m.connections(ctx, conns, 16<<10); err != nil {
-		return err
+	for _, resumed := range []bool{false, true} {
+		if err := m.connections(ctx, conns, resumed, 16<<10); err != nil {
+			return err
+		}
 	}
 	missed := 0
 	for _, r := range m.rows {
@@ -74,7 +76,7 @@ func run(ctx context.Context, binary, manifests string, services, conns int, fil
 			verdict = "OVER"
 			missed++
 		}
-		fmt.Printf("%-44s %9.1f KB  %s bar %.0f KB\n", r.Name, float64(r.Got)/1024, verdict, float64(r.Bar)/1024)
+		fmt.Printf("%-52s %9.1f KB  %s bar %.0f KB\n", r.Name, float64(r.Got)/1024, verdict, float64(r.Bar)/1024)
 	}
 	fmt.Printf("memory: %d figures, %d over their bar\n", len(m.rows), missed)
 	if file == "" {

@@ -31,6 +31,7 @@ func (p *Proxy) serve(d *downstream, rested *resting) {
 	if idle != nil {
 		p.stats.rests.Add(1)
 		p.trim.rested()
+		idle.raw.SetReadDeadline(idle.until) // here: on the small stack it would not fit, and one that has grown to 4 KB stays so
 		go p.serve(d, idle)
 		return
 	}
@@ -40,7 +41,6 @@ func (p *Proxy) serve(d *downstream, rested *resting) {
 
 // serve waits for the next request and serves on from there.
 func (r *resting) serve() (idle *resting) {
-	r.raw.SetReadDeadline(r.until)
 	if err := r.wire.Await(); err != nil { // the idle timeout, or somebody closed it
 		if !errors.Is(err, os.ErrDeadlineExceeded) || !r.leaveIdle() {
 			r.raw.Close()
