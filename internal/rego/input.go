@@ -35,7 +35,7 @@ func (p *Policy) input(r *authz.External, whole bool) (ast.Value, map[string]any
 }
 
 func document(r *authz.External, n *need, skipBody bool) (map[string]any, error) {
-	in := make(map[string]any, 8)
+	in := make(map[string]any, n.size(8))
 	if a := n.of("attributes"); a != nil {
 		in["attributes"] = attributes(r, a)
 	}
@@ -70,7 +70,7 @@ func document(r *authz.External, n *need, skipBody bool) (map[string]any, error)
 }
 
 func attributes(r *authz.External, n *need) map[string]any {
-	out := make(map[string]any, 4)
+	out := make(map[string]any, n.size(4))
 	if n.of("source") != nil {
 		out["source"] = peer(r.SourceAddress, r.SourcePrincipal)
 	}
@@ -91,7 +91,7 @@ func attributes(r *authz.External, n *need) map[string]any {
 	if !r.HTTP || request == nil {
 		return out
 	}
-	to := make(map[string]any, 2)
+	to := make(map[string]any, request.size(2))
 	if request.of("time") != nil {
 		to["time"] = map[string]any{"seconds": number(r.Time.Unix()), "nanos": number(int64(r.Time.Nanosecond()))}
 	}
@@ -103,7 +103,7 @@ func attributes(r *authz.External, n *need) map[string]any {
 }
 
 func httpAttributes(r *authz.External, n *need) map[string]any {
-	out := make(map[string]any, 10)
+	out := make(map[string]any, n.size(10))
 	for _, f := range [...]struct{ name, value string }{{"id", r.ID}, {"method", r.Method}, {"path", r.Path}, {"host", r.Host}, {"scheme", r.Scheme}, {"protocol", r.Protocol}} {
 		if f.value != "" && n.of(f.name) != nil {
 			out[f.name] = f.value
@@ -131,7 +131,7 @@ func httpAttributes(r *authz.External, n *need) map[string]any {
 // headers have lower-case names; what is there twice is joined. Pseudo headers
 // are among them, as in Envoy's request.
 func headers(r *authz.External, n *need) map[string]any {
-	out := make(map[string]any, 20)
+	out := make(map[string]any, n.size(20))
 	add := func(name, value string) bool {
 		if n.of(name) == nil {
 			return true

@@ -1,16 +1,12 @@
 package rego
 
 import (
-	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
-	"math"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/topdown/cache"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 )
@@ -131,6 +127,9 @@ func deterministic(c *ast.Compiler) bool {
 		if b, ok := ast.BuiltinMap[name]; ok && b.IsNondeterministic() && name != ast.JWTDecodeVerify.Name {
 			same = false
 		}
+		if strings.HasPrefix(name, ast.CryptoX509ParseAndVerifyCertificates.Name) { // by the clock, and not marked
+			same = false
+		}
 	}
 	for _, m := range c.Modules {
 		ast.WalkTerms(m, func(t *ast.Term) bool {
@@ -147,75 +146,4 @@ func deterministic(c *ast.Compiler) bool {
 		})
 	}
 	return same
-}
-
-// watched is the memory of tokens as one evaluation uses it: it notes when a
-// token that was looked at begins or ceases to be valid.
-type watched struct {
-	*tokens
-	now   time.Time
-	until time.Time
-}
-
-// GetCache implements cache.InterQueryValueCache.
-func (w *watched) GetCache(name string) cache.InterQueryValueCacheBucket {
-	b := w.tokens.GetCache(name)
-	if name == "io_jwt" {
-		return &watchedBucket{b, w}
-	}
-	return b
-}
-
-type watchedBucket struct {
-	cache.InterQueryValueCacheBucket
-	by *watched
-}
-
-// Get implements cache.InterQueryValueCacheBucket.
-func (b *watchedBucket) Get(key ast.Value) (any, bool) {
-	b.by.see(key)
-	return b.InterQueryValueCacheBucket.Get(key)
-}
-
-// Insert implements cache.InterQueryValueCacheBucket.
-func (b *watchedBucket) Insert(key ast.Value, value any) int {
-	b.by.see(key) // also a token inside a token
-	return b.InterQueryValueCacheBucket.Insert(key, value)
-}
-
-func (w *watched) see(key ast.Value) {
-	token := ""
-	if a, ok := key.(*ast.Array); ok && a.Len() > 0 {
-		if s, ok := a.Elem(0).Value.(ast.String); ok {
-			token = string(s)
-		}
-	}
-	for _, t := range turns(token) {
-		if t.After(w.now) && t.Before(w.until) {
-			w.until = t
-		}
-	}
-}
-
-// turns are the moments at which a token begins and ceases to be valid.
-func turns(token string) []time.Time {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return nil
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	if err != nil {
-		return nil
-	}
-	var claims struct{ Exp, Nbf any }
-	if json.Unmarshal(payload, &claims) != nil {
-		return nil
-	}
-	var out []time.Time
-	for _, c := range []any{claims.Exp, claims.Nbf} {
-		if f, ok := c.(float64); ok && math.Abs(f) < 1e11 {
-			out = append(out, time.Unix(0, int64(f*1e9)))
-		}
-	}
-	return out
 }

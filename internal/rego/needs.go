@@ -26,6 +26,14 @@ func (n *need) of(names ...string) *need {
 	return n
 }
 
+// size is how many fields are read of at most that many.
+func (n *need) size(all int) int {
+	if n.all {
+		return all
+	}
+	return len(n.kids)
+}
+
 // add notes that a reference is read whole.
 func (n *need) add(path []*ast.Term) {
 	for _, t := range path {
@@ -47,13 +55,13 @@ func (n *need) add(path []*ast.Term) {
 	n.all, n.kids = true, nil
 }
 
-// inputNeeds finds every reference to the input in the compiled rules. It may
-// find too much, never too little: a reference that is not known to its end
+// inputNeeds finds every reference to the input in compiled rules, which are all
+// that the query may evaluate. It may find too much, never too little: a reference that is not known to its end
 // stands for all that is below. A rule that only gives a part of the input a
 // name (http := input.attributes.request.http) is looked through.
-func inputNeeds(c *ast.Compiler, query ast.Ref) *need {
+func inputNeeds(c *ast.Compiler, query ast.Ref, rules []*ast.Rule) *need {
 	n := &need{}
-	names := aliases(c)
+	names := aliases(c, c.Modules)
 	whole := func(r ast.Ref) { // a reference that may read names whole, without saying so
 		for _, a := range names {
 			if !a.whole && mayContain(r, a.ref) {
@@ -63,12 +71,10 @@ func inputNeeds(c *ast.Compiler, query ast.Ref) *need {
 		}
 	}
 	whole(query)
-	for _, m := range c.Modules {
+	for _, r := range rules {
 		seen := map[*ast.Term]bool{}
 		visit := func(x any) bool {
 			switch x := x.(type) {
-			case *ast.Package, *ast.Import: // names, not uses
-				return true
 			case *ast.Rule:
 				return isAlias(names, x)
 			case ast.Ref:
@@ -95,7 +101,7 @@ func inputNeeds(c *ast.Compiler, query ast.Ref) *need {
 			}
 			return n.all
 		}
-		ast.NewGenericVisitor(visit).Walk(m)
+		ast.NewGenericVisitor(visit).Walk(r)
 	}
 	return n
 }
@@ -109,9 +115,10 @@ type alias struct {
 }
 
 // aliases finds rules of the compiled form: name = v if { v = input.a.b }.
-func aliases(c *ast.Compiler) []*alias {
+// modules are c's or copies.
+func aliases(c *ast.Compiler, modules map[string]*ast.Module) []*alias {
 	var out []*alias
-	for _, m := range c.Modules {
+	for _, m := range modules {
 		for _, r := range m.Rules {
 			ref := r.Ref()
 			if r.Default || r.Else != nil || len(r.Head.Args) > 0 || r.Head.Key != nil || !ref.IsGround() || len(r.Body) != 1 || len(c.GetRules(ref)) != 1 {
@@ -162,4 +169,12 @@ func mayContain(r, rule ast.Ref) bool {
 		}
 	}
 	return true
+}
+
+// allRules are the rules of every module.
+func allRules(c *ast.Compiler) (out []*ast.Rule) {
+	for _, m := range c.Modules {
+		out = append(out, m.Rules...)
+	}
+	return out
 }

@@ -5,17 +5,13 @@
 package rego
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
-	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
@@ -41,6 +37,9 @@ type Policy struct {
 	tokens   *tokens // nil: verified each time
 	memo     *memo   // nil: decided each time
 	warnings []string
+
+	tokenRules []*tokenRule // remembered where memo is not nil
+	known      memo         // of their values
 }
 
 // query is a reference ready to be evaluated.
@@ -53,9 +52,48 @@ type query struct {
 const answer = ast.Var("decision")
 
 // Compile checks and compiles a policy. Errors name file, line and column.
-func Compile(spec *ir.Rego) (*Policy, error) {
+func Compile(spec *ir.Rego) (*Policy, error) { return compile(spec, partial) }
+
+// compile evaluates with what rewrite makes of the policy; what the policy
+// needs, and may remember, is told by its own text.
+func compile(spec *ir.Rego, rewrite func(*ast.Compiler, storage.Store) *ast.Compiler) (*Policy, error) {
+	c, err := parse(spec.Modules)
+	if err != nil {
+		return nil, err
+	}
+	data := map[string]any{}
+	if spec.Data != "" {
+		d := json.NewDecoder(strings.NewReader(spec.Data))
+		d.UseNumber()
+		if err := d.Decode(&data); err != nil {
+			return nil, fmt.Errorf("data: %w", err)
+		}
+	}
+	asked, err := ast.ParseRef(spec.Query)
+	if err != nil {
+		return nil, fmt.Errorf("decision %q: %w", spec.Query, err)
+	}
+	p := &Policy{spec: spec, store: inmem.NewFromObjectWithOpts(data, inmem.OptReturnASTValuesOnRead(true)), needs: inputNeeds(c, asked, allRules(c))}
+	p.compiler = rewrite(c, p.store)
+	if p.decide, err = p.prepare(spec.Query); err != nil {
+		return nil, err
+	}
+	if cacheable(c) {
+		p.tokens = newTokens()
+		if deterministic(c) {
+			p.memo = &memo{}
+			p.tokenRules = tokenRules(p.compiler)
+		}
+	}
+	if !hasDefault(c, spec.Query) {
+		p.warnings = append(p.warnings, spec.Query+" has no default: requests that no rule decides have no decision (write: default "+spec.Query[strings.LastIndexByte(spec.Query, '.')+1:]+" := false)")
+	}
+	return p, nil
+}
+
+func parse(texts map[string]string) (*ast.Compiler, error) {
 	modules := map[string]*ast.Module{}
-	for name, text := range spec.Modules {
+	for name, text := range texts {
 		m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1})
 		if err != nil {
 			return nil, err
@@ -66,34 +104,7 @@ func Compile(spec *ir.Rego) (*Policy, error) {
 	if c.Compile(modules); c.Failed() {
 		return nil, c.Errors
 	}
-	data := map[string]any{}
-	if spec.Data != "" {
-		d := json.NewDecoder(strings.NewReader(spec.Data))
-		d.UseNumber()
-		if err := d.Decode(&data); err != nil {
-			return nil, fmt.Errorf("data: %w", err)
-		}
-	}
-	p := &Policy{spec: spec, compiler: c, store: inmem.NewFromObjectWithOpts(data, inmem.OptReturnASTValuesOnRead(true))}
-	var err error
-	if p.decide, err = p.prepare(spec.Query); err != nil {
-		return nil, err
-	}
-	asked, err := ast.ParseRef(spec.Query)
-	if err != nil {
-		return nil, err
-	}
-	p.needs = inputNeeds(c, asked)
-	if cacheable(c) {
-		p.tokens = newTokens()
-		if deterministic(c) {
-			p.memo = &memo{}
-		}
-	}
-	if !hasDefault(c, spec.Query) {
-		p.warnings = append(p.warnings, spec.Query+" has no default: requests that no rule decides have no decision (write: default "+spec.Query[strings.LastIndexByte(spec.Query, '.')+1:]+" := false)")
-	}
-	return p, nil
+	return c, nil
 }
 
 // prepare compiles the question for a reference such as data.envoy.authz.allow.
@@ -128,76 +139,4 @@ func hasDefault(c *ast.Compiler, query string) bool {
 		}
 	}
 	return false
-}
-
-// ErrUndefined: no rule gave a decision.
-var ErrUndefined = errors.New("the decision is undefined")
-
-// ErrTimeout: the deadline passed first.
-var ErrTimeout = errors.New("the decision took too long")
-
-// eval asks; deadline bounds it, and ctx what builtins such as http.send do.
-func (p *Policy) eval(ctx context.Context, q query, input ast.Value, now, deadline time.Time) (ast.Value, error) {
-	v, _, err := p.evalUntil(ctx, q, input, now, deadline)
-	return v, err
-}
-
-// evalUntil also tells until when the tokens it looked at let the answer be
-// what it is.
-func (p *Policy) evalUntil(ctx context.Context, q query, input ast.Value, now, deadline time.Time) (result ast.Value, until time.Time, err error) {
-	defer func() {
-		if r := recover(); r != nil { // a builtin must not take the process down
-			err = fmt.Errorf("evaluation panicked: %v", r)
-		}
-	}()
-	txn, err := p.store.NewTransaction(ctx)
-	if err != nil {
-		return nil, until, err
-	}
-	defer p.store.Abort(ctx, txn)
-	limit := &limit{at: deadline}
-	t := topdown.NewQuery(q.body).WithQueryCompiler(q.compiler).WithCompiler(p.compiler).WithStore(p.store).WithTransaction(txn).
-		WithIndexing(true).WithEarlyExit(true).WithTime(now).WithCancel(limit).WithInput(ast.NewTerm(input))
-	watch := &watched{tokens: p.tokens, now: now, until: now.Add(maxRemember)}
-	if p.tokens != nil {
-		t = t.WithInterQueryBuiltinValueCache(watch)
-	}
-	results := 0
-	err = t.Iter(ctx, func(r topdown.QueryResult) error {
-		results++
-		result = r[answer].Value
-		return nil
-	})
-	switch {
-	case limit.passed || errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, until, ErrTimeout
-	case err != nil:
-		return nil, until, err
-	case results == 0:
-		return nil, until, ErrUndefined
-	case results > 1:
-		return nil, until, errors.New("the decision has several values")
-	}
-	return result, watch.until, nil
-}
-
-// limit is a deadline that evaluation looks at: no timer, no goroutine.
-type limit struct {
-	at     time.Time // zero: none
-	looks  int
-	passed bool
-}
-
-// looksBetween: evaluation asks several times in a microsecond.
-const looksBetween = 64
-
-// Cancel implements topdown.Cancel.
-func (l *limit) Cancel() { l.passed = true }
-
-// Cancelled implements topdown.Cancel.
-func (l *limit) Cancelled() bool {
-	if l.looks++; l.looks%looksBetween == 0 && !l.at.IsZero() && time.Now().After(l.at) {
-		l.passed = true
-	}
-	return l.passed
 }

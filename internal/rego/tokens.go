@@ -3,6 +3,7 @@ package rego
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown/cache"
@@ -52,62 +53,85 @@ func (t *tokens) UpdateConfig(*cache.Config) {}
 type bucket struct {
 	limit    int
 	mu       sync.RWMutex
-	now, old map[int][]pair // by hash; guarded by mu
-	size     int            // of now; guarded by mu
+	now, old map[int][]*pair // by hash; guarded by mu
+	size     int             // of now; guarded by mu
 }
 
+// pair is read-only once it is in a bucket.
 type pair struct {
 	key   ast.Value
 	value any
+	turns []time.Time // of a token
 }
 
 // Get implements cache.InterQueryValueCacheBucket.
 func (b *bucket) Get(key ast.Value) (any, bool) {
-	h := key.Hash()
-	b.mu.RLock()
-	value, found := find(b.now[h], key)
-	if !found {
-		if value, found = find(b.old[h], key); found {
-			b.mu.RUnlock()
-			b.Insert(key, value) // it is in use
-			return value, true
-		}
-	}
-	b.mu.RUnlock()
-	return value, found
-}
-
-func find(list []pair, key ast.Value) (any, bool) {
-	for i := range list {
-		if list[i].key.Compare(key) == 0 {
-			return list[i].value, true
-		}
+	if p := b.find(key); p != nil {
+		return p.value, true
 	}
 	return nil, false
 }
 
-// Insert implements cache.InterQueryValueCacheBucket.
-func (b *bucket) Insert(key ast.Value, value any) int {
-	if a, ok := key.(*ast.Array); ok && a.Len() > 0 { // a token with its keys
-		if s, ok := a.Elem(0).Value.(ast.String); ok && len(s) > maxToken {
-			return 0
+// find returns nil where nothing is known.
+func (b *bucket) find(key ast.Value) *pair {
+	h := key.Hash()
+	b.mu.RLock()
+	p, aged := find(b.now[h], key), false
+	if p == nil {
+		p = find(b.old[h], key)
+		aged = p != nil
+	}
+	b.mu.RUnlock()
+	if aged {
+		b.insert(p) // it is in use
+	}
+	return p
+}
+
+func find(list []*pair, key ast.Value) *pair {
+	for _, p := range list {
+		if p.key.Compare(key) == 0 {
+			return p
 		}
 	}
-	h := key.Hash()
+	return nil
+}
+
+// Insert implements cache.InterQueryValueCacheBucket.
+func (b *bucket) Insert(key ast.Value, value any) int {
+	b.insert(&pair{key: key, value: value})
+	return 0
+}
+
+func (b *bucket) insert(p *pair) {
+	if len(tokenOf(p.key)) > maxToken {
+		return
+	}
+	h := p.key.Hash()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, found := find(b.now[h], key); found {
-		return 0
+	if find(b.now[h], p.key) != nil {
+		return
 	}
 	if b.size >= b.limit/2 {
 		b.now, b.old, b.size = nil, b.now, 0
 	}
 	if b.now == nil {
-		b.now = map[int][]pair{}
+		b.now = map[int][]*pair{}
 	}
-	b.now[h] = append(b.now[h], pair{key, value})
+	b.now[h] = append(b.now[h], p)
 	b.size++
-	return 0
+}
+
+// tokenOf is the token of a key that has one, with its keys: "" where the key is
+// of something else.
+func tokenOf(key ast.Value) string {
+	if a, ok := key.(*ast.Array); ok && a.Len() > 0 {
+		if s, ok := a.Elem(0).Value.(ast.String); ok {
+			return string(s)
+		}
+	}
+	return ""
 }
 
 // Delete implements cache.InterQueryValueCacheBucket.
@@ -115,8 +139,8 @@ func (b *bucket) Delete(key ast.Value) {
 	h := key.Hash()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, m := range []map[int][]pair{b.now, b.old} {
-		m[h] = slices.DeleteFunc(m[h], func(p pair) bool { return p.key.Compare(key) == 0 })
+	for _, m := range []map[int][]*pair{b.now, b.old} {
+		m[h] = slices.DeleteFunc(m[h], func(p *pair) bool { return p.key.Compare(key) == 0 })
 	}
 }
 
