@@ -1,10 +1,11 @@
 package main
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"encoding/base64"
+	"crypto/rsa"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -12,29 +13,45 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// newIssuer signs tokens, each another; data is the policy's with the key.
-func newIssuer() (issue func(n int) (string, error), data string, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, "", err
+// issuer signs tokens with a key of its own.
+type issuer struct {
+	signer jose.Signer
+	data   string // the policy's, with the public key
+}
+
+// newIssuer signs by ES256, or by RS256 with a key of 2048 bits.
+func newIssuer(alg jose.SignatureAlgorithm) (*issuer, error) {
+	var key crypto.Signer
+	var err error
+	switch alg {
+	case jose.ES256:
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case jose.RS256:
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	default:
+		return nil, fmt.Errorf("no key for algorithm %s", alg)
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", "demo"))
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	b64 := base64.RawURLEncoding.EncodeToString
-	data = fmt.Sprintf(`{"jwks": {"keys": [{"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "demo", "x": %q, "y": %q}]}}`,
-		b64(key.X.FillBytes(make([]byte, 32))), b64(key.Y.FillBytes(make([]byte, 32))))
-	return func(n int) (string, error) {
-		b, err := json.Marshal(map[string]any{"iss": "https://researchflow.example", "aud": "researchflow-api", "sub": "vera", "roles": []string{"viewer"},
-			"exp": time.Now().Add(time.Hour).Unix(), "jti": fmt.Sprint(n)})
-		if err != nil {
-			return "", err
-		}
-		o, err := signer.Sign(b)
-		if err != nil {
-			return "", err
-		}
-		return o.CompactSerialize()
-	}, data, nil
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", "demo"))
+	if err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(map[string]any{"jwks": jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "demo", Algorithm: string(alg), Use: "sig"}}}})
+	return &issuer{signer, string(data)}, err
+}
+
+// token is another one for each id.
+func (i *issuer) token(id string) (string, error) {
+	b, err := json.Marshal(map[string]any{"iss": "https://researchflow.example", "aud": "researchflow-api", "sub": "vera", "roles": []string{"viewer"},
+		"exp": time.Now().Add(time.Hour).Unix(), "jti": id})
+	if err != nil {
+		return "", err
+	}
+	o, err := i.signer.Sign(b)
+	if err != nil {
+		return "", err
+	}
+	return o.CompactSerialize()
 }

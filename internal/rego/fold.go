@@ -84,7 +84,7 @@ func (f *folder) binding(r *ast.Rule, i int) (ast.Var, ast.Value) {
 	if !ok || !v.IsGenerated() || !ast.IsConstant(value) {
 		return "", nil
 	}
-	if mentions(r.Head.Args, v) || mentions(r.Body[:i], v) || headed(r, v) {
+	if mentions(r.Head.Args, v) || mentions(r.Body[:i], v) {
 		return "", nil
 	}
 	if value = f.afford(value); value == nil {
@@ -99,19 +99,6 @@ func mentions(x any, v ast.Var) bool {
 		found = found || w == v
 		return found
 	})
-	return found
-}
-
-// headed: a reference begins with the variable, where OPA's compiler puts no
-// constant.
-func headed(r *ast.Rule, v ast.Var) bool {
-	found := false
-	each := func(ref ast.Ref) bool {
-		found = found || len(ref) > 0 && ref[0].Value.Compare(v) == 0
-		return found
-	}
-	ast.WalkRefs(r.Head, each)
-	ast.WalkRefs(r.Body, each)
 	return found
 }
 
