@@ -56,11 +56,7 @@ func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
 		logs: map[string]*logFile{AppContainer: newLogFile(filepath.Join(r.podDir(s.Name), AppContainer+".log")), ProxyContainer: newLogFile(filepath.Join(r.podDir(s.Name), ProxyContainer+".log"))}}
 }
 
-func (p *pod) workload() *resource.Workload {
-	s := p.spec
-	return &resource.Workload{Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, OwnerKind: s.OwnerKind, Labels: s.Labels, Annotations: s.Annotations,
-		ServiceAccount: s.ServiceAccount, Address: p.addr, Ports: s.Ports, Ready: p.ready.Load(), Sidecar: s.Sidecar, Gateway: s.Gateway, ClusterID: "Kubernetes", Locality: resource.PodLocality(s.Labels)}
-}
+func (p *pod) workload() *resource.Workload { return p.spec.workload(p.addr, p.ready.Load()) }
 
 // start makes the pod's place and launches its processes, sidecar first.
 func (p *pod) start() error {

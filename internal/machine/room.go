@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -17,8 +16,6 @@ import (
 	"sort"
 	"sync"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -53,7 +50,7 @@ type Room struct {
 	mu       sync.Mutex
 	pods     map[string]*pod
 	nextAddr netip.Addr
-	vips     map[string]netip.Addr // by namespace/name of the service
+	vips     vips
 	set      *resource.Set
 	notify   sync.Mutex // serializes Changed
 }
@@ -63,7 +60,7 @@ func New(o Options) (*Room, error) {
 	if err := setupNetwork(); err != nil {
 		return nil, err
 	}
-	r := &Room{opts: o, pods: map[string]*pod{}, nextAddr: Gateway.Next(), vips: map[string]netip.Addr{}}
+	r := &Room{opts: o, pods: map[string]*pod{}, nextAddr: Gateway.Next(), vips: vips{}}
 	var err error
 	r.dns, err = serveNames(netip.AddrPortFrom(Gateway, 53), r, o.Log)
 	return r, err
@@ -74,39 +71,8 @@ func New(o Options) (*Room, error) {
 func (r *Room) AssignAddresses(set *resource.Set) *resource.Set {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := *set
-	out.Services = make([]*resource.Service, 0, len(set.Services))
-	for _, s := range set.Services {
-		if s.Spec.Spec.ClusterIP == "" && s.Spec.Spec.Type != corev1.ServiceTypeExternalName {
-			c := *s
-			c.Spec = s.Spec.DeepCopy()
-			c.Spec.Spec.ClusterIP = r.vip(s.Namespace + "/" + s.Name).String()
-			s = &c
-		}
-		out.Services = append(out.Services, s)
-	}
-	r.set = &out
-	return &out
-}
-
-// vip derives an address from the name, so that it survives restarts.
-func (r *Room) vip(name string) netip.Addr {
-	if a, ok := r.vips[name]; ok {
-		return a
-	}
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	for n := h.Sum32(); ; n++ {
-		a := netip.AddrFrom4([4]byte{10, 96, byte(n >> 8), byte(n)})
-		taken := a.As4()[3] == 0 || a.As4()[3] == 255
-		for _, other := range r.vips {
-			taken = taken || other == a
-		}
-		if !taken {
-			r.vips[name] = a
-			return a
-		}
-	}
+	r.set = r.vips.assign(set)
+	return r.set
 }
 
 // Apply starts, stops and restarts replicas until they are what the set asks

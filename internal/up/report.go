@@ -49,7 +49,7 @@ func (p *printer) bold(s string) string {
 func (r *room) changed(s *control.State) {
 	r.printer.mu.Lock()
 	defer r.printer.mu.Unlock()
-	fresh, all := newProblems(r.printer.problems, s.Problems)
+	fresh, all := newProblems(r.printer.problems, s.Problems())
 	mended := 0
 	for old := range r.printer.problems {
 		if !all[old] {
