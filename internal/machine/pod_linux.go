@@ -37,6 +37,7 @@ type pod struct {
 	spec  *podSpec
 	addr  netip.Addr
 	ns    *netns
+	bare  atomic.Bool // ns is there, and nobody in it leads to services
 	ready atomic.Bool
 	logs  map[string]*logFile
 
@@ -74,6 +75,7 @@ func (p *pod) start() error {
 		}
 	}
 	if p.spec.Sidecar || p.spec.Gateway {
+	p.bare.Store(!p.spec.Sidecar && !p.spec.Gateway)
 		argv, env, token := p.room.opts.Sidecar(p.workload())
 		if path := p.identitySocket(); path != "" {
 			env = append(env, "TULLE_WORKLOAD_API="+path)

@@ -52,7 +52,7 @@ type Room struct {
 	nextAddr netip.Addr
 	vips     vips
 	set      *resource.Set
-	notify   sync.Mutex // serializes Changed
+	notify   sync.Mutex // serializes Changed and translate
 }
 
 // New sets up the room's network and name server.
@@ -128,6 +128,10 @@ func (r *Room) Apply(ctx context.Context, set *resource.Set) []resource.Problem 
 	}
 	return problems
 }
+	} else { // services may have changed all the same
+		r.notify.Lock()
+		defer r.notify.Unlock()
+		r.translate()
 
 // freeAddr takes the next address no pod has. r.mu is held.
 func (r *Room) freeAddr() netip.Addr {
@@ -164,6 +168,7 @@ func (r *Room) changed() {
 	if r.opts.Changed != nil {
 		r.opts.Changed(r.Workloads())
 	}
+	r.translate()
 }
 
 // find returns a pod by its name, or the first replica of a workload or
