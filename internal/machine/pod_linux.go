@@ -48,7 +48,8 @@ type pod struct {
 
 	mu        sync.Mutex
 	processes map[string]*os.Process
-	sibling   *netns // for exec in the proxy's place, made on demand
+	begun     time.Time // when the application was last started
+	sibling   *netns    // for exec in the proxy's place, made on demand
 }
 
 func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
@@ -74,8 +75,8 @@ func (p *pod) start() error {
 			return err
 		}
 	}
-	if p.spec.Sidecar || p.spec.Gateway {
 	p.bare.Store(!p.spec.Sidecar && !p.spec.Gateway)
+	if p.spec.Sidecar || p.spec.Gateway {
 		argv, env, token := p.room.opts.Sidecar(p.workload())
 		if path := p.identitySocket(); path != "" {
 			env = append(env, "TULLE_WORKLOAD_API="+path)
@@ -231,7 +232,7 @@ func (p *pod) keep(container string, argv, env []string, token string) {
 			backoff = restartMin
 		}
 		fmt.Fprintf(p.logs[container], "tulle: %s ended (%v), again in %s\n", container, err, backoff)
-		p.room.opts.Log.Warn("process ended", "pod", p.spec.Name, "container", container, "err", err, "again in", backoff)
+		p.room.opts.Ended(p.spec.Name, container, err, backoff)
 		p.setReady(false)
 		timer := time.NewTimer(backoff)
 		select {
@@ -267,6 +268,9 @@ func (p *pod) run(container string, argv, env []string, token string) error {
 	}
 	p.mu.Lock()
 	p.processes[container] = cmd.Process
+	if container == AppContainer {
+		p.begun = time.Now()
+	}
 	p.mu.Unlock()
 	err := cmd.Wait()
 	p.mu.Lock()

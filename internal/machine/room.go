@@ -36,6 +36,9 @@ type Options struct {
 	ProxyEnv []string
 	// Gateways are proxies without application, by name.
 	Gateways []*resource.Workload
+	// Ended is told of a container's process that ended by itself, why (nil: exit
+	// code 0), and when it is started again. It must not block.
+	Ended func(workload, container string, err error, again time.Duration)
 	// Changed is told of every change of instances or readiness, serialized.
 	Changed func([]*resource.Workload)
 	Log     *slog.Logger
@@ -125,13 +128,13 @@ func (r *Room) Apply(ctx context.Context, set *resource.Set) []resource.Problem 
 	})
 	if len(stop)+len(start) > 0 {
 		r.changed()
-	}
-	return problems
-}
 	} else { // services may have changed all the same
 		r.notify.Lock()
 		defer r.notify.Unlock()
 		r.translate()
+	}
+	return problems
+}
 
 // freeAddr takes the next address no pod has. r.mu is held.
 func (r *Room) freeAddr() netip.Addr {
@@ -165,10 +168,10 @@ func (r *Room) Workloads() []*resource.Workload {
 func (r *Room) changed() {
 	r.notify.Lock()
 	defer r.notify.Unlock()
+	r.translate()
 	if r.opts.Changed != nil {
 		r.opts.Changed(r.Workloads())
 	}
-	r.translate()
 }
 
 // find returns a pod by its name, or the first replica of a workload or

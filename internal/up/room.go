@@ -100,7 +100,7 @@ func runRoom(s *spec, files []*os.File) error {
 		Dir: s.Dir, Plan: machine.PlanOptions{Run: s.Run, Self: s.Self, BuildDir: s.BuildDir}, Sidecar: r.sidecar,
 		ProxyEnv: []string{"SSL_CERT_FILE=" + root}, // openssl and curl verify peers with the mesh's root
 		Public:   []string{root},
-		Gateways: r.gateways(), Changed: func([]*resource.Workload) { r.source.poke() }, Log: r.log,
+		Gateways: r.gateways(), Changed: func([]*resource.Workload) { r.source.poke() }, Ended: r.ended, Log: r.log,
 	}); err != nil {
 		return err
 	}
