@@ -118,9 +118,9 @@ func TestRouteSteps(t *testing.T) {
 			"route: no service listens on port 9999: passed through as bytes; service worker has no port 9999, only [8000 9443]", "leaves true"}},
 		"a name that is not there": {Question{To: "wroker:8000"}, []string{
 			"cluster: PassthroughCluster: outside the mesh; no service or ServiceEntry is called wroker", "leaves true"}},
-		"an address outside": {Question{To: "192.0.2.1:8000"}, []string{"cluster: PassthroughCluster: outside the mesh [0]", "leaves true"}},
-		"of several ports the one of HTTP": {Question{To: "shop"}, []string{"to outbound|80||shop.shop.svc.cluster.local", "leaves false"}},
-		"defaults": {Question{To: "worker:8000", Path: "/jobs/1"}, []string{"retriable-status-codes, the default of Istio (latest) [0]"}},
+		"an address outside":                       {Question{To: "192.0.2.1:8000"}, []string{"cluster: PassthroughCluster: outside the mesh [0]", "leaves true"}},
+		"of several ports the one of HTTP":         {Question{To: "shop"}, []string{"to outbound|80||shop.shop.svc.cluster.local", "leaves false"}},
+		"defaults":                                 {Question{To: "worker:8000", Path: "/jobs/1"}, []string{"retriable-status-codes, the default of Istio (latest) [0]"}},
 		"server name of the service is not routed": {Question{To: "worker:9443"}, []string{"route: no filter chain takes server name worker: the connection is closed", "=> false 0 NR"}},
 	} {
 		t.Run(name, func(t *testing.T) {
