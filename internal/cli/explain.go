@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ that decides on live traffic, and names each decision with its file and line
 and what did not match before. It sends nothing, but for asking an external
 authorizer. Exit code 3: the request would be refused.`,
 		Example: `  tulle explain --from web --to worker:8000 --path /api/jobs
+  tulle explain --from web --to http://worker:8000/api/jobs
   tulle explain --from istio-ingressgateway --to localhost --path /api/jobs -H "Authorization: Bearer $TOKEN"
   tulle explain --from orchestrator --to worker --method POST -H 'x-version: v2' -o json`,
 		Args: usage(cobra.NoArgs),
@@ -31,7 +33,7 @@ authorizer. Exit code 3: the request would be refused.`,
 	output := outputFlag(c)
 	f := c.Flags()
 	f.StringVar(&q.From, "from", "", "workload that calls, or a gateway")
-	f.StringVar(&q.To, "to", "", "host and port as the caller writes them")
+	f.StringVar(&q.To, "to", "", "host and port, or an http URL, as the caller writes them (default port: the service's only one, else 80)")
 	f.StringVarP(&q.Method, "method", "X", "GET", "HTTP method")
 	f.StringVar(&q.Path, "path", "/", "path, with query")
 	f.StringArrayVarP(&headers, "header", "H", nil, "'Name: value' (may be repeated)")
@@ -46,6 +48,9 @@ authorizer. Exit code 3: the request would be refused.`,
 				return &exitError{exitUsage, fmt.Sprintf("--header %q: want 'Name: value'", h)}
 			}
 			q.Headers[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
+		}
+		if err := takeURL(&q, c.Flags().Changed("path")); err != nil {
+			return &exitError{exitUsage, err.Error()}
 		}
 		client, err := up.Connect()
 		if err != nil {
@@ -66,6 +71,24 @@ authorizer. Exit code 3: the request would be refused.`,
 	return c
 }
 
+// takeURL takes a URL as To apart; path: there is a flag for that already.
+func takeURL(q *explain.Question, path bool) error {
+	if !strings.Contains(q.To, "://") {
+		return nil
+	}
+	u, err := url.Parse(q.To)
+	if err != nil || u.Scheme != "http" || u.Hostname() == "" {
+		return fmt.Errorf("--to %s: want HOST[:PORT] or a URL of http", q.To)
+	}
+	if q.To = u.Host; u.Port() == "" {
+		q.To += ":80"
+	}
+	if !path {
+		q.Path = u.RequestURI()
+	}
+	return nil
+}
+
 func writeAnswer(w io.Writer, a *explain.Answer) error {
 	for i, s := range a.Steps {
 		fmt.Fprintf(w, "%d. %-10s %s\n", i+1, s.Step, s.Outcome)
@@ -77,6 +100,8 @@ func writeAnswer(w io.Writer, a *explain.Answer) error {
 		}
 	}
 	switch {
+	case a.Leaves:
+		fmt.Fprintln(w, "=> the request leaves the mesh: whether anybody answers is not known here")
 	case a.Allowed:
 		fmt.Fprintln(w, "=> the request reaches the application")
 	case a.Status == 0:

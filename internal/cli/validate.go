@@ -3,13 +3,11 @@ package cli
 import (
 	"fmt"
 	"io"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 
-	"github.com/tulle-mesh/tulle/internal/compile"
 	"github.com/tulle-mesh/tulle/internal/resource"
-	"github.com/tulle-mesh/tulle/internal/source"
+	"github.com/tulle-mesh/tulle/internal/up"
 )
 
 func validateCommand() *cobra.Command {
@@ -17,7 +15,8 @@ func validateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "validate -f PATH", Short: "Check manifests without running them",
 		Long: `Validate reads files or folders as "tulle up" would and names every fault with
-its file, line and field. Exit code 3: there are errors.`,
+its file, line and field. References between objects are checked where the
+workloads are among the manifests. Exit code 3: there are errors.`,
 		Example: `  tulle validate -f infrastructure/kubernetes/base/istio
   tulle validate -f examples/researchflow -o json`,
 		Args: usage(cobra.ArbitraryArgs),
@@ -29,9 +28,7 @@ its file, line and field. Exit code 3: there are errors.`,
 		if len(paths) == 0 {
 			return &exitError{exitUsage, "give a file or folder: tulle validate -f PATH"}
 		}
-		update := (&source.Files{Paths: paths, Log: slog.New(slog.DiscardHandler)}).Load()
-		index := compile.Prepare(update.Set)
-		problems := append(append([]resource.Problem{}, update.Problems...), index.Problems()...)
+		problems := append([]resource.Problem{}, up.Check(paths)...) // a list in JSON, also when it is empty
 		bad := false
 		for _, p := range problems {
 			bad = bad || p.Severity == resource.Error

@@ -31,7 +31,7 @@ func (c *Control) Handler() http.Handler {
 		admin.WriteJSON(w, http.StatusOK, out)
 	})
 	mux.HandleFunc("GET /v1/problems", c.withState(func(w http.ResponseWriter, _ *http.Request, s *State) {
-		admin.WriteJSON(w, http.StatusOK, s.Problems)
+		admin.WriteJSON(w, http.StatusOK, s.Problems())
 	}))
 	mux.HandleFunc("GET /v1/resources/{kind}", c.withState(c.resources))
 	mux.HandleFunc("GET /v1/routes/{service}", c.withState(c.routes))
@@ -140,14 +140,14 @@ func (c *Control) resources(w http.ResponseWriter, r *http.Request, s *State) {
 }
 
 func list[S proto.Message](s *State, objects []*resource.Object[S]) []Resource {
-	out := []Resource{}
+	out, problems := []Resource{}, s.Problems()
 	for _, o := range objects {
 		spec, err := protojson.Marshal(o.Spec)
 		if err != nil {
 			spec = []byte("null") // decoded from JSON, so that this cannot fail
 		}
 		r := Resource{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Origin: o.Origin(), Spec: spec}
-		for _, p := range s.Problems {
+		for _, p := range problems {
 			if p.Origin.Kind == o.Kind && p.Origin.Namespace == o.Namespace && p.Origin.Name == o.Name {
 				r.Problems = append(r.Problems, p)
 			}

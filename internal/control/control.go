@@ -33,8 +33,9 @@ type Options struct {
 	Sources []source.Source
 	// Authorize checks that a stream may speak for a node.
 	Authorize func(context.Context, ir.Node) error
-	// Changed is told of every new state, from the loop's goroutine; it must
-	// not block. May be nil.
+	// Changed is told of every new state when the connected proxies have been
+	// compiled for, and again when one connects later: each may show problems
+	// of its own. Called from the loop's goroutine; it must not block. May be nil.
 	Changed func(*State)
 	// Ask puts what explain is asked to external authorizers; nil: they cannot
 	// be reached from here.
@@ -47,12 +48,19 @@ type Options struct {
 	Log                  *slog.Logger
 }
 
-// State is what the control plane knows at one moment; immutable.
+// State is what the control plane knows at one moment; immutable, but for the
+// problems that compiling for another proxy adds.
 type State struct {
-	Set      *resource.Set
-	Index    *compile.Index
-	Problems []resource.Problem // of decoding and compiling
-	At       time.Time
+	Set   *resource.Set
+	Index *compile.Index
+	At    time.Time
+	read  []resource.Problem // of the sources
+}
+
+// Problems of decoding, then those of compiling, as far as it has been done.
+// May be called from anywhere.
+func (s *State) Problems() []resource.Problem {
+	return append(s.read[:len(s.read):len(s.read)], s.Index.Problems()...)
 }
 
 // Control is a control plane. State and Status may be called from anywhere.
@@ -131,7 +139,7 @@ func (c *Control) loop(ctx context.Context) {
 		timer   = time.NewTimer(time.Hour)
 		first   time.Time // of the changes that wait
 	)
-	changed := func() {
+	soon := func() {
 		now := time.Now()
 		if first.IsZero() {
 			first = now
@@ -153,13 +161,14 @@ func (c *Control) loop(ctx context.Context) {
 					timer.Reset(0) // nobody has anything yet: no reason to wait
 					continue
 				}
-				changed()
+				soon()
 			case keysChanged:
-				changed()
+				soon()
 			case connected:
 				proxies[e.conn] = true
 				if s := c.state.Load(); s != nil {
 					c.push(s, e.conn)
+					c.changed(s)
 				}
 			case disconnected:
 				delete(proxies, e.conn)
@@ -180,6 +189,7 @@ func (c *Control) loop(ctx context.Context) {
 			for conn := range proxies {
 				c.push(s, conn)
 			}
+			c.changed(s)
 		}
 	}
 }
@@ -212,16 +222,19 @@ func (c *Control) rebuild(merged *resource.Set, updates []*source.Update) *State
 	}
 	s := &State{At: start, Set: &set}
 	for _, u := range updates {
-		s.Problems = append(s.Problems, u.Problems...)
+		s.read = append(s.read, u.Problems...)
 	}
 	s.Index = compile.Prepare(s.Set)
-	s.Problems = append(s.Problems, s.Index.Problems()...)
 	c.state.Store(s)
+	c.opts.Log.Info("configuration", "took", time.Since(start), "services", len(s.Set.Services), "workloads", len(s.Set.Workloads), "problems", len(s.Problems()))
+	return s
+}
+
+// changed passes a state on to whoever wants to know.
+func (c *Control) changed(s *State) {
 	if c.opts.Changed != nil {
 		c.opts.Changed(s)
 	}
-	c.opts.Log.Info("configuration", "took", time.Since(start), "services", len(s.Set.Services), "workloads", len(s.Set.Workloads), "problems", len(s.Problems))
-	return s
 }
 
 // push compiles for one proxy and hands the snapshot to its stream.

@@ -102,8 +102,8 @@ func TestKeysComeWithTheirRule(t *testing.T) {
 					t.Errorf("after %s the keys are missing: %q", tc.first, got)
 				}
 				if tc.down {
-					if len(s.Problems) != 1 || !strings.Contains(s.Problems[0].String(), "in.yaml:4") || !strings.Contains(s.Problems[0].String(), "connection refused") {
-						t.Errorf("problems %v; want the reason at its line", s.Problems)
+					if p := s.Problems(); len(p) != 1 || !strings.Contains(p[0].String(), "in.yaml:4") || !strings.Contains(p[0].String(), "connection refused") {
+						t.Errorf("problems %v; want the reason at its line", p)
 					}
 					tc.keys.down.Store(false)
 				}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,8 +20,10 @@ import (
 
 // Question is a request that might be made.
 type Question struct {
-	From    string            `json:"from"`              // workload, its owner, or a gateway
-	To      string            `json:"to"`                // host or host:port as the caller writes it; through a gateway the Host header
+	From string `json:"from"` // workload, its owner, or a gateway
+	// To is host or host:port as the caller writes it; through a gateway the Host
+	// header. Default for the port: the service's only one, else 80.
+	To      string            `json:"to"`
 	Method  string            `json:"method,omitempty"`  // default GET
 	Path    string            `json:"path,omitempty"`    // default /; may have a query
 	Headers map[string]string `json:"headers,omitempty"` // names in any case
@@ -44,6 +47,7 @@ type Missed struct {
 // Answer is the whole way of the request.
 type Answer struct {
 	Allowed bool   `json:"allowed"`
+	Leaves  bool   `json:"leaves,omitempty"` // allowed, and outside the mesh: whether anybody answers is not known here
 	Status  int    `json:"status,omitempty"` // that the mesh would answer; 0: the application decides
 	Flag    string `json:"flag,omitempty"`   // Envoy's response flag
 	// DryRun is "allow" or "deny": the verdict were the dry-run policies live;
@@ -77,6 +81,9 @@ func Explain(x *compile.Index, q Question, ask Ask) (*Answer, error) {
 	}
 	if q.Path == "" {
 		q.Path = "/"
+	}
+	if q.Path[0] != '/' && q.Path != "*" {
+		return nil, fmt.Errorf("path %q: want one that begins with /", q.Path)
 	}
 	e := &question{Question: q, index: x, from: from, ask: ask}
 	return e.answer()
@@ -159,11 +166,11 @@ func (q *question) destination(s *ir.Snapshot) (string, uint16, error) {
 		return "", 0, fmt.Errorf("gateway %s has no plain HTTP server; give the port: %s:8443", q.From, host)
 	}
 	ports := q.index.ServicePorts(host, q.from.Namespace)
-	switch len(ports) {
-	case 0:
-		return host, 80, nil
-	case 1:
+	switch {
+	case len(ports) == 1:
 		return host, ports[0], nil
+	case len(ports) == 0 || slices.Contains(ports, 80):
+		return host, 80, nil
 	}
 	return "", 0, fmt.Errorf("service %s has ports %v: say which, as %s:%d", host, ports, host, ports[0])
 }

@@ -58,6 +58,14 @@ spec:
       mirror: {host: worker, port: {number: 8000}}
       mirrorPercentage: {value: 2.5}
       route: [{destination: {host: worker, port: {number: 8000}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop, namespace: shop}
+spec:
+  clusterIP: 10.96.0.3
+  selector: {app: worker}
+  ports: [{name: grpc, port: 50051}, {name: http, port: 80, targetPort: 8080}]
 `
 
 func ask(t *testing.T, q Question) string {
@@ -84,7 +92,7 @@ func ask(t *testing.T, q Question) string {
 			fmt.Fprintf(&b, "not %s: %s [%d]\n", m.What, m.Why, m.Origin.Line)
 		}
 	}
-	fmt.Fprintf(&b, "=> %t %d %s\n", a.Allowed, a.Status, a.Flag)
+	fmt.Fprintf(&b, "=> %t %d %s\nleaves %t\n", a.Allowed, a.Status, a.Flag, a.Leaves)
 	return b.String()
 }
 
@@ -106,7 +114,13 @@ func TestRouteSteps(t *testing.T) {
 			"path rewritten to /api/x, host rewritten to inner.example [26]", "retry: up to 1 more tries on 5xx,retriable-status-codes: 429, each at most 1s [28]", "=> true"}},
 		"rival": {Question{To: "worker:8000", Path: "/x"}, []string{
 			"not VirtualService shop/z-late: sidecars use one VirtualService for a host, the oldest (creationTimestamp, then name, then namespace): shop/worker [37]"}},
-		"defaults": {Question{To: "worker:8000", Path: "/jobs/1"}, []string{"retriable-status-codes, the default of Istio (latest) [0]"}},
+		"a port that is not there": {Question{To: "worker:9999"}, []string{
+			"route: no service listens on port 9999: passed through as bytes; service worker has no port 9999, only [8000 9443]", "leaves true"}},
+		"a name that is not there": {Question{To: "wroker:8000"}, []string{
+			"cluster: PassthroughCluster: outside the mesh; no service or ServiceEntry is called wroker", "leaves true"}},
+		"an address outside":                       {Question{To: "192.0.2.1:8000"}, []string{"cluster: PassthroughCluster: outside the mesh [0]", "leaves true"}},
+		"of several ports the one of HTTP":         {Question{To: "shop"}, []string{"to outbound|80||shop.shop.svc.cluster.local", "leaves false"}},
+		"defaults":                                 {Question{To: "worker:8000", Path: "/jobs/1"}, []string{"retriable-status-codes, the default of Istio (latest) [0]"}},
 		"server name of the service is not routed": {Question{To: "worker:9443"}, []string{"route: no filter chain takes server name worker: the connection is closed", "=> false 0 NR"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -34,8 +34,13 @@ func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *e
 		return &endpoint{workload: w, address: netip.AddrPortFrom(w.Address, at)}
 	}
 	if c.Type == ir.OriginalDst || c.Name == ir.BlackHoleCluster {
+		if c.Name == ir.PassthroughCluster {
+			a.leave("cluster", c.Name+": outside the mesh"+q.unheardOf(), c.Origin)
+			return nil
+		}
 		a.step("cluster", c.Name+": outside the mesh", c.Origin)
 		a.Allowed = c.Name != ir.BlackHoleCluster
+		a.Leaves = a.Allowed
 		return nil
 	}
 	set := c.Endpoints
@@ -64,8 +69,7 @@ func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *e
 	addr, err := netip.ParseAddrPort(pick.Address)
 	target := q.index.Workload(pick.Workload.Instance)
 	if err != nil || target == nil {
-		a.step("mtls", pick.Address+" is not a workload of this mesh", c.Origin)
-		a.Allowed = true
+		a.leave("mtls", pick.Address+" is not a workload of this mesh", c.Origin)
 		return nil
 	}
 	e := &endpoint{workload: target, address: addr, mtls: c.TLS != nil || c.AutoTLS != nil && pick.TLS}

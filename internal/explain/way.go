@@ -111,8 +111,25 @@ func (q *question) unknown(a *Answer, s *ir.Snapshot, host string, port uint16) 
 			return
 		}
 	}
-	a.step("route", fmt.Sprintf("port %d of %s is no HTTP port of any service: passed through as bytes", port, host), ir.Origin{})
-	a.Allowed = true
+	a.leave("route", fmt.Sprintf("no service listens on port %d: passed through as bytes%s", port, q.unheardOf()), ir.Origin{})
+}
+
+// leave ends the way outside the mesh.
+func (a *Answer) leave(step, outcome string, origin ir.Origin) {
+	a.step(step, outcome, origin)
+	a.Allowed, a.Leaves = true, true
+}
+
+// unheardOf is what the mesh does not know of a destination that it passes
+// through: a slip in a name or a port is passed through too. "" for addresses.
+func (q *question) unheardOf() string {
+	if ports := q.index.ServicePorts(q.host, q.from.Namespace); ports != nil {
+		return fmt.Sprintf("; service %s has no port %d, only %v", q.host, q.port, ports)
+	}
+	if _, err := netip.ParseAddr(q.host); err == nil {
+		return ""
+	}
+	return "; no service or ServiceEntry is called " + q.host
 }
 
 // upgradable: a proxy lets pass the protocol upgrades that its chain names.
@@ -148,8 +165,7 @@ func (q *question) bare(a *Answer, host string, port uint16) (*Answer, error) {
 	w, at := q.index.Instance(host, q.from.Namespace, port)
 	if w == nil {
 		if q.index.ServicePorts(host, q.from.Namespace) == nil {
-			a.step("route", q.from.Name+" has no sidecar, and "+host+" is no service: outside the mesh", ir.Origin{})
-			a.Allowed = true
+			a.leave("route", q.from.Name+" has no sidecar, and "+host+" is no service: outside the mesh", ir.Origin{})
 			return a, nil
 		}
 		a.step("route", q.from.Name+" has no sidecar, and no instance of "+host+" is ready: the connection fails", ir.Origin{})

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -185,6 +186,19 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	var ce *ConnError
 	if !errors.As(err, &ce) || c.Stats().WriteStalls != 1 {
 		t.Errorf("%v, %+v", err, c.Stats())
+	}
+}
+
+// TestServerOfHTTP1: a port whose name promises too much.
+func TestServerOfHTTP1(t *testing.T) {
+	r, c := rawServer(t, Options{})
+	s := send(t, c, true)
+	defer s.Close()
+	if _, err := io.WriteString(r.nc, "HTTP/1.1 400 Bad Request\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ReadHead(&header.Head{}); err == nil || !strings.Contains(err.Error(), "the peer answers in HTTP/1") {
+		t.Error(err)
 	}
 }
 

@@ -78,6 +78,9 @@ func (in *input) next(f *frame) (ok bool, err error) {
 	}
 	n := int(b[0])<<16 | int(b[1])<<8 | int(b[2])
 	if n > ourFrameSize {
+		if bytes.HasPrefix(b, []byte("HTTP/1.")) {
+			return false, protocolError("the peer answers in HTTP/1: its port is taken for HTTP/2 by its name or appProtocol")
+		}
 		return false, &ConnError{Code: FrameSizeError, Reason: "frame larger than we accept"}
 	}
 	if len(b) < frameHeader+n {

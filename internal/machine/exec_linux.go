@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"syscall"
@@ -175,36 +174,6 @@ func (p *pod) proxyPlace() (*netns, error) {
 		p.sibling = ns
 	}
 	return p.sibling, capture.Translate(p.sibling.fd, p.room.forwards())
-}
-
-// forwards leads every service port to one ready replica.
-func (r *Room) forwards() []capture.Forward {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []capture.Forward
-	if r.set == nil {
-		return nil
-	}
-	for _, s := range r.set.Services {
-		vip, err := netip.ParseAddr(s.Spec.Spec.ClusterIP)
-		if err != nil {
-			continue
-		}
-		for _, p := range r.pods {
-			if p.spec.Namespace != s.Namespace || !selects(s.Spec.Spec.Selector, p.spec.Labels) || !p.ready.Load() {
-				continue
-			}
-			for _, sp := range s.Spec.Spec.Ports {
-				target := p.portNumber(sp.TargetPort)
-				if target == 0 {
-					target = int(sp.Port)
-				}
-				out = append(out, capture.Forward{From: netip.AddrPortFrom(vip, uint16(sp.Port)), To: netip.AddrPortFrom(p.addr, uint16(target))})
-			}
-			break
-		}
-	}
-	return out
 }
 
 // ExecClient runs a command in a workload's place with this process's

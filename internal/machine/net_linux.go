@@ -7,12 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/tulle-mesh/tulle/internal/capture"
 )
 
 // Addresses of the room's network.
@@ -154,25 +151,6 @@ func (ns *netns) do(f func() error) error {
 func (ns *netns) dial(ctx context.Context, addr string) (c net.Conn, err error) {
 	err = ns.do(func() error {
 		var d net.Dialer
-		c, err = d.DialContext(ctx, "tcp4", addr)
-		return err
-	})
-	return c, err
-}
-
-// dialMarked connects past the namespace's redirection.
-func (ns *netns) dialMarked(ctx context.Context, addr string) (c net.Conn, err error) {
-	err = ns.do(func() error {
-		d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-			var failed error
-			err := raw.Control(func(fd uintptr) {
-				failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, capture.Mark)
-			})
-			if err == nil {
-				err = failed
-			}
-			return err
-		}}
 		c, err = d.DialContext(ctx, "tcp4", addr)
 		return err
 	})

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -45,6 +46,12 @@ func (s *podSpec) hash() string {
 	}
 	b, _ := json.Marshal(c) // plain data
 	return string(b)
+}
+
+// workload is the replica as the mesh sees it.
+func (s *podSpec) workload(addr netip.Addr, ready bool) *resource.Workload {
+	return &resource.Workload{Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, OwnerKind: s.OwnerKind, Labels: s.Labels, Annotations: s.Annotations,
+		ServiceAccount: s.ServiceAccount, Address: addr, Ports: s.Ports, Ready: ready, Sidecar: s.Sidecar, Gateway: s.Gateway, ClusterID: "Kubernetes", Locality: resource.PodLocality(s.Labels)}
 }
 
 // PlanOptions say how workloads become processes.

@@ -37,6 +37,7 @@ type pod struct {
 	spec  *podSpec
 	addr  netip.Addr
 	ns    *netns
+	bare  atomic.Bool // ns is there, and nobody in it leads to services
 	ready atomic.Bool
 	logs  map[string]*logFile
 
@@ -47,7 +48,8 @@ type pod struct {
 
 	mu        sync.Mutex
 	processes map[string]*os.Process
-	sibling   *netns // for exec in the proxy's place, made on demand
+	begun     time.Time // when the application was last started
+	sibling   *netns    // for exec in the proxy's place, made on demand
 }
 
 func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
@@ -56,11 +58,7 @@ func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
 		logs: map[string]*logFile{AppContainer: newLogFile(filepath.Join(r.podDir(s.Name), AppContainer+".log")), ProxyContainer: newLogFile(filepath.Join(r.podDir(s.Name), ProxyContainer+".log"))}}
 }
 
-func (p *pod) workload() *resource.Workload {
-	s := p.spec
-	return &resource.Workload{Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, OwnerKind: s.OwnerKind, Labels: s.Labels, Annotations: s.Annotations,
-		ServiceAccount: s.ServiceAccount, Address: p.addr, Ports: s.Ports, Ready: p.ready.Load(), Sidecar: s.Sidecar, Gateway: s.Gateway, ClusterID: "Kubernetes", Locality: resource.PodLocality(s.Labels)}
-}
+func (p *pod) workload() *resource.Workload { return p.spec.workload(p.addr, p.ready.Load()) }
 
 // start makes the pod's place and launches its processes, sidecar first.
 func (p *pod) start() error {
@@ -77,6 +75,7 @@ func (p *pod) start() error {
 			return err
 		}
 	}
+	p.bare.Store(!p.spec.Sidecar && !p.spec.Gateway)
 	if p.spec.Sidecar || p.spec.Gateway {
 		argv, env, token := p.room.opts.Sidecar(p.workload())
 		if path := p.identitySocket(); path != "" {
@@ -233,7 +232,7 @@ func (p *pod) keep(container string, argv, env []string, token string) {
 			backoff = restartMin
 		}
 		fmt.Fprintf(p.logs[container], "tulle: %s ended (%v), again in %s\n", container, err, backoff)
-		p.room.opts.Log.Warn("process ended", "pod", p.spec.Name, "container", container, "err", err, "again in", backoff)
+		p.room.opts.Ended(p.spec.Name, container, err, backoff)
 		p.setReady(false)
 		timer := time.NewTimer(backoff)
 		select {
@@ -269,6 +268,9 @@ func (p *pod) run(container string, argv, env []string, token string) error {
 	}
 	p.mu.Lock()
 	p.processes[container] = cmd.Process
+	if container == AppContainer {
+		p.begun = time.Now()
+	}
 	p.mu.Unlock()
 	err := cmd.Wait()
 	p.mu.Lock()

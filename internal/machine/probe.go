@@ -36,7 +36,7 @@ func (p *pod) probe() {
 		if started {
 			err := p.proxyReady()
 			if err == nil {
-				err = p.check(p.spec.Ready)
+				err = p.appReady()
 			}
 			if ready.update(err == nil, p.spec.Ready, p.ready.Load()) {
 				p.setReady(ready.ok)
@@ -104,6 +104,22 @@ func (p *pod) proxyReady() error {
 		return nil
 	}
 	return p.httpGet(15021, "/healthz/ready", nil, time.Second)
+}
+
+// settleTime is how long an application without a readiness probe must have
+// run: one that cannot be started, or ends at once, was never ready.
+const settleTime = 100 * time.Millisecond
+
+func (p *pod) appReady() error {
+	if p.spec.Ready != nil || p.spec.Gateway || p.spec.Once {
+		return p.check(p.spec.Ready)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.processes[AppContainer] == nil || time.Since(p.begun) < settleTime {
+		return errNoProcess
+	}
+	return nil
 }
 
 // check runs one probe; none is a success.

@@ -66,16 +66,6 @@ func (r *Room) Dial(ctx context.Context, workload string, port int) (net.Conn, e
 	return p.dial(ctx, port)
 }
 
-// DialFrom connects to an address as the workload's sidecar would: from its
-// network, past its redirection. For probes that must see what a peer sees.
-func (r *Room) DialFrom(ctx context.Context, workload, addr string) (net.Conn, error) {
-	p, err := r.find(workload)
-	if err != nil {
-		return nil, err
-	}
-	return p.ns.dialMarked(ctx, addr)
-}
-
 // DialLocal connects to localhost inside the workload's network: the sidecar's
 // admin port.
 func (r *Room) DialLocal(ctx context.Context, workload string, port int) (net.Conn, error) {

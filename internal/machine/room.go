@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -17,8 +16,6 @@ import (
 	"sort"
 	"sync"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -39,6 +36,9 @@ type Options struct {
 	ProxyEnv []string
 	// Gateways are proxies without application, by name.
 	Gateways []*resource.Workload
+	// Ended is told of a container's process that ended by itself, why (nil: exit
+	// code 0), and when it is started again. It must not block.
+	Ended func(workload, container string, err error, again time.Duration)
 	// Changed is told of every change of instances or readiness, serialized.
 	Changed func([]*resource.Workload)
 	Log     *slog.Logger
@@ -53,9 +53,9 @@ type Room struct {
 	mu       sync.Mutex
 	pods     map[string]*pod
 	nextAddr netip.Addr
-	vips     map[string]netip.Addr // by namespace/name of the service
+	vips     vips
 	set      *resource.Set
-	notify   sync.Mutex // serializes Changed
+	notify   sync.Mutex // serializes Changed and translate
 }
 
 // New sets up the room's network and name server.
@@ -63,7 +63,7 @@ func New(o Options) (*Room, error) {
 	if err := setupNetwork(); err != nil {
 		return nil, err
 	}
-	r := &Room{opts: o, pods: map[string]*pod{}, nextAddr: Gateway.Next(), vips: map[string]netip.Addr{}}
+	r := &Room{opts: o, pods: map[string]*pod{}, nextAddr: Gateway.Next(), vips: vips{}}
 	var err error
 	r.dns, err = serveNames(netip.AddrPortFrom(Gateway, 53), r, o.Log)
 	return r, err
@@ -74,39 +74,8 @@ func New(o Options) (*Room, error) {
 func (r *Room) AssignAddresses(set *resource.Set) *resource.Set {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := *set
-	out.Services = make([]*resource.Service, 0, len(set.Services))
-	for _, s := range set.Services {
-		if s.Spec.Spec.ClusterIP == "" && s.Spec.Spec.Type != corev1.ServiceTypeExternalName {
-			c := *s
-			c.Spec = s.Spec.DeepCopy()
-			c.Spec.Spec.ClusterIP = r.vip(s.Namespace + "/" + s.Name).String()
-			s = &c
-		}
-		out.Services = append(out.Services, s)
-	}
-	r.set = &out
-	return &out
-}
-
-// vip derives an address from the name, so that it survives restarts.
-func (r *Room) vip(name string) netip.Addr {
-	if a, ok := r.vips[name]; ok {
-		return a
-	}
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	for n := h.Sum32(); ; n++ {
-		a := netip.AddrFrom4([4]byte{10, 96, byte(n >> 8), byte(n)})
-		taken := a.As4()[3] == 0 || a.As4()[3] == 255
-		for _, other := range r.vips {
-			taken = taken || other == a
-		}
-		if !taken {
-			r.vips[name] = a
-			return a
-		}
-	}
+	r.set = r.vips.assign(set)
+	return r.set
 }
 
 // Apply starts, stops and restarts replicas until they are what the set asks
@@ -159,6 +128,10 @@ func (r *Room) Apply(ctx context.Context, set *resource.Set) []resource.Problem 
 	})
 	if len(stop)+len(start) > 0 {
 		r.changed()
+	} else { // services may have changed all the same
+		r.notify.Lock()
+		defer r.notify.Unlock()
+		r.translate()
 	}
 	return problems
 }
@@ -195,6 +168,7 @@ func (r *Room) Workloads() []*resource.Workload {
 func (r *Room) changed() {
 	r.notify.Lock()
 	defer r.notify.Unlock()
+	r.translate()
 	if r.opts.Changed != nil {
 		r.opts.Changed(r.Workloads())
 	}

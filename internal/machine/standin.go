@@ -19,8 +19,9 @@ import (
 )
 
 // StandIn is the program that stands for a workload nobody mapped. Arguments
-// are name=port. HTTP ports answer with what they received; ports whose names
-// say otherwise echo bytes. Query parameters delay=2s and status=503 make one
+// are name=port. HTTP ports answer with what they received, over HTTP/1.1 or
+// HTTP/2 without TLS, and gRPC calls with UNIMPLEMENTED; ports whose names say
+// otherwise echo bytes. Query parameters delay=2s and status=503 make one
 // answer slow or wrong; POST /standin/fail?status=500&for=10s makes all wrong
 // for a while.
 func StandIn(args []string) error {
@@ -42,10 +43,13 @@ func StandIn(args []string) error {
 		context.AfterFunc(ctx, func() { l.Close() })
 		word, _, _ := strings.Cut(name, "-")
 		switch word {
-		case "tcp", "redis", "postgres", "mysql", "mongo", "tls", "grpc":
+		case "tcp", "redis", "postgres", "mysql", "mongo", "tls":
 			wg.Go(func() { echo(l) })
 		default:
-			srv := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
+			var protocols http.Protocols
+			protocols.SetHTTP1(true)
+			protocols.SetUnencryptedHTTP2(true)
+			srv := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, Protocols: &protocols}
 			wg.Go(func() {
 				if err := srv.Serve(l); err != nil && ctx.Err() == nil {
 					fmt.Fprintln(os.Stderr, "standin:", err)
@@ -86,6 +90,12 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err := s.fail(r); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 		}
+		return
+	}
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Grpc-Status", "12") // UNIMPLEMENTED, as a server without the method answers
+		w.Header().Set("Grpc-Message", "the stand-in for "+os.Getenv("HOSTNAME")+" has no methods")
 		return
 	}
 	status := http.StatusOK

@@ -135,11 +135,23 @@ func (p *parser) document(file string, d document) {
 	budget := maxNodes
 	node, err := expand(root.Content[0], 0, &budget, d.line-1)
 	if err != nil {
-		p.fileProblem(file, d.line, err.Error())
+		line := d.line
+		if twice := new(keyTwice); errors.As(err, &twice) {
+			line = twice.line
+		}
+		p.fileProblem(file, line, err.Error())
 		return
 	}
 	p.object(file, node)
 }
+
+// keyTwice is a key that an object has at a line and had before.
+type keyTwice struct {
+	line int
+	key  string
+}
+
+func (e *keyTwice) Error() string { return fmt.Sprintf("the key %q is given twice", e.key) }
 
 // expand resolves aliases within a budget (a bomb of nested aliases ends
 // there), shifts lines to the file's and refuses duplicate keys.
@@ -160,7 +172,7 @@ func expand(n *yaml.Node, depth int, budget *int, shift int) (*yaml.Node, error)
 				return nil, errors.New("YAML merge keys (<<) are not supported")
 			}
 			if seen[c.Value] {
-				return nil, fmt.Errorf("line %d: the key %q is given twice", c.Line+shift, c.Value)
+				return nil, &keyTwice{c.Line + shift, c.Value}
 			}
 			seen[c.Value] = true
 		}

@@ -106,7 +106,11 @@ func (o *object) checkScalar(n *yaml.Node, fd protoreflect.FieldDescriptor, path
 			for i := range fd.Enum().Values().Len() {
 				names = append(names, string(fd.Enum().Values().Get(i).Name()))
 			}
-			o.fail(path, fmt.Sprintf("%q is not one of %s", n.Value, strings.Join(names, ", ")), didYouMean(n.Value, names))
+			hint := "" // the names are said already
+			if nearest(n.Value, names) != "" {
+				hint = didYouMean(n.Value, names)
+			}
+			o.fail(path, fmt.Sprintf("%q is not one of %s", n.Value, strings.Join(names, ", ")), hint)
 		}
 		return
 	case protoreflect.FloatKind, protoreflect.DoubleKind:
@@ -176,16 +180,22 @@ func fieldNames(md protoreflect.MessageDescriptor) []string {
 
 // didYouMean suggests the nearest name, or lists them when none is near.
 func didYouMean(got string, names []string) string {
-	best, at := 4, ""
+	if n := nearest(got, names); n != "" {
+		return "did you mean " + n + "?"
+	}
+	return "known: " + strings.Join(names, ", ")
+}
+
+// nearest is the name that got is a slip of: at most three letters, and no more
+// than half of them, are others; "" for none.
+func nearest(got string, names []string) string {
+	best, at := min(3, (len(got)+1)/2)+1, ""
 	for _, n := range names {
 		if d := distance(strings.ToLower(got), strings.ToLower(n)); d < best {
 			best, at = d, n
 		}
 	}
-	if at != "" {
-		return "did you mean " + at + "?"
-	}
-	return "known: " + strings.Join(names, ", ")
+	return at
 }
 
 // distance is Levenshtein's.

@@ -85,7 +85,7 @@ func (o *object) entryEndpoints(se *networking.ServiceEntry) {
 		}
 	case networking.ServiceEntry_DNS, networking.ServiceEntry_DNS_ROUND_ROBIN:
 		if wildcard >= 0 && len(se.Endpoints) == 0 && se.WorkloadSelector == nil {
-			o.fail(FieldPath("spec.hosts", wildcard), "a wildcard cannot be resolved", "use resolution NONE or DYNAMIC_DNS, or name endpoints")
+			o.fail(FieldPath("spec.hosts", wildcard), "a wildcard cannot be resolved", "use resolution NONE, or name endpoints")
 		}
 		if se.Resolution == networking.ServiceEntry_DNS_ROUND_ROBIN && len(se.Endpoints) > 1 {
 			o.fail("spec.endpoints[1]", "DNS_ROUND_ROBIN takes one endpoint")

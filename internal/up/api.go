@@ -135,7 +135,8 @@ type MTLSCheck struct {
 }
 
 // mtls makes real handshakes with the caller's identity and sends real
-// plaintext, from the caller's network past its sidecar.
+// plaintext, from the room's own address: what is known of callers and denials
+// stays theirs (probed).
 func (r *room) mtls(w http.ResponseWriter, req *http.Request) {
 	s := r.control.State()
 	if s == nil {
@@ -186,7 +187,7 @@ func (r *room) probe(ctx context.Context, source *resource.Workload, c *MTLSChec
 	} else {
 		c.Handshake = ev
 	}
-	c.Plaintext = r.plaintext(ctx, source, c.Address)
+	c.Plaintext = plaintext(ctx, c.Address)
 	switch c.Mode {
 	case "STRICT":
 		c.OK = c.Handshake != nil && c.Plaintext == "refused"
@@ -203,7 +204,7 @@ func (r *room) handshake(ctx context.Context, source *resource.Workload, addr st
 	if err != nil {
 		return nil, err
 	}
-	raw, err := r.machine.DialFrom(ctx, source.Name, addr)
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -244,8 +245,8 @@ func (r *room) borrow(id identity.ID) (*identity.Holder, error) {
 }
 
 // plaintext sends an HTTP request in the clear and says what became of it.
-func (r *room) plaintext(ctx context.Context, source *resource.Workload, addr string) string {
-	conn, err := r.machine.DialFrom(ctx, source.Name, addr)
+func plaintext(ctx context.Context, addr string) string {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return "refused"
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/admin"
+	"github.com/tulle-mesh/tulle/internal/machine"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -67,7 +68,9 @@ func (r *room) denials(w http.ResponseWriter, req *http.Request) {
 	out := []Denial{}
 	err := fromSidecars(r, req.Context(), "/denials?"+url.Values{"id": {req.URL.Query().Get("id")}}.Encode(), func(x *resource.Workload, list []proxy.Denial) {
 		for _, d := range list {
-			out = append(out, Denial{x.Name, d})
+			if !probed(d.Source.Addr()) {
+				out = append(out, Denial{x.Name, d})
+			}
 		}
 	})
 	if err != nil {
@@ -102,6 +105,9 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 		for _, e := range list {
+			if probed(e.Source) {
+				continue
+			}
 			name, caller := e.Source.String(), callers[e.Source]
 			if caller != nil {
 				name = caller.Name
@@ -118,6 +124,10 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 	slices.SortStableFunc(out, func(a, b Edge) int { return cmp.Or(cmp.Compare(a.To, b.To), cmp.Compare(a.From, b.From)) })
 	admin.WriteJSON(w, http.StatusOK, out)
 }
+
+// probed reports whether a connection was mtls verify's: nothing else of the
+// room calls workloads from its own address.
+func probed(source netip.Addr) bool { return source == machine.Gateway }
 
 // fromSidecars reads a page of every proxy of the room, all at once; add is
 // called with one at a time. A proxy that is on its way out is left out.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/machine"
 )
 
 // printer writes to the user, from any goroutine. Colours only on a terminal.
@@ -49,7 +50,7 @@ func (p *printer) bold(s string) string {
 func (r *room) changed(s *control.State) {
 	r.printer.mu.Lock()
 	defer r.printer.mu.Unlock()
-	fresh, all := newProblems(r.printer.problems, s.Problems)
+	fresh, all := newProblems(r.printer.problems, s.Problems())
 	mended := 0
 	for old := range r.printer.problems {
 		if !all[old] {
@@ -63,6 +64,19 @@ func (r *room) changed(s *control.State) {
 	if mended > 0 && len(all) == 0 {
 		fmt.Fprintln(r.printer.out, "• no problems left")
 	}
+}
+
+// ended tells of a process that ended by itself (machine.Options.Ended).
+func (r *room) ended(workload, container string, err error, again time.Duration) {
+	why, where := "exit status 0", ""
+	if err != nil {
+		why = err.Error()
+	}
+	if container == machine.ProxyContainer {
+		where = " -c " + container
+	}
+	r.printer.warn("%s: %s ended (%s), again in %s. See why with: tulle logs %s%s", workload, container, why, again, workload, where)
+	r.log.Warn("process ended", "workload", workload, "container", container, "err", err, "again in", again)
 }
 
 // WorkloadStatus is one row of the table.

@@ -100,7 +100,7 @@ func runRoom(s *spec, files []*os.File) error {
 		Dir: s.Dir, Plan: machine.PlanOptions{Run: s.Run, Self: s.Self, BuildDir: s.BuildDir}, Sidecar: r.sidecar,
 		ProxyEnv: []string{"SSL_CERT_FILE=" + root}, // openssl and curl verify peers with the mesh's root
 		Public:   []string{root},
-		Gateways: r.gateways(), Changed: func([]*resource.Workload) { r.source.poke() }, Log: r.log,
+		Gateways: r.gateways(), Changed: func([]*resource.Workload) { r.source.poke() }, Ended: r.ended, Log: r.log,
 	}); err != nil {
 		return err
 	}
@@ -279,14 +279,18 @@ func (r *room) sidecar(w *resource.Workload) (argv, env []string, token string) 
 func (r *room) gateways() []*resource.Workload {
 	for _, p := range r.spec.Listeners {
 		if p.Workload == gatewayName {
-			return []*resource.Workload{{
-				Name: gatewayName, Namespace: gatewayNamespace, Owner: gatewayName, OwnerKind: "Deployment", ServiceAccount: gatewayAccount,
-				Labels: map[string]string{"istio": "ingressgateway", "app": gatewayName},
-				Ports:  []resource.WorkloadPort{{Name: "http", Port: 8080}, {Name: "https", Port: 8443}}, Gateway: true,
-			}}
+			return []*resource.Workload{ingressGateway()}
 		}
 	}
 	return nil
+}
+
+func ingressGateway() *resource.Workload {
+	return &resource.Workload{
+		Name: gatewayName, Namespace: gatewayNamespace, Owner: gatewayName, OwnerKind: "Deployment", ServiceAccount: gatewayAccount,
+		Labels: map[string]string{"istio": "ingressgateway", "app": gatewayName},
+		Ports:  []resource.WorkloadPort{{Name: "http", Port: 8080}, {Name: "https", Port: 8443}}, Gateway: true,
+	}
 }
 
 // relays join host ports with ports in the room.

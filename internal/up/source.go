@@ -106,8 +106,21 @@ func (s *roomSource) complete(set *resource.Set) *resource.Set {
 	if signer := s.room.authority.Status().Issuer; signer != s.signer {
 		s.secrets, s.signer = map[string]*resource.Secret{}, signer
 	}
-	have := map[string]bool{}
-	for _, x := range set.Secrets {
+	set.Secrets = withCredentials(set, func(g *resource.Gateway, name string, hosts []string) *resource.Secret {
+		secret, err := s.credential(g, name, hosts)
+		if err != nil {
+			s.room.log.Error("gateway certificate", "secret", name, "err", err)
+		}
+		return secret
+	})
+	return set
+}
+
+// withCredentials are the set's Secrets and one that issue makes for every
+// gateway server whose credential is none of them; nil: it cannot.
+func withCredentials(set *resource.Set, issue func(g *resource.Gateway, name string, hosts []string) *resource.Secret) []*resource.Secret {
+	out, have := set.Secrets[:len(set.Secrets):len(set.Secrets)], map[string]bool{}
+	for _, x := range out {
 		have[x.Namespace+"/"+x.Name] = true
 	}
 	for _, g := range set.Gateways {
@@ -116,16 +129,13 @@ func (s *roomSource) complete(set *resource.Set) *resource.Set {
 			if name == "" || have[g.Namespace+"/"+name] || have[gatewayNamespace+"/"+name] {
 				continue
 			}
-			secret, err := s.credential(g, name, server.Hosts)
-			if err != nil {
-				s.room.log.Error("gateway certificate", "secret", name, "err", err)
-				continue
+			if secret := issue(g, name, server.Hosts); secret != nil {
+				have[g.Namespace+"/"+name] = true
+				out = append(out, secret)
 			}
-			have[g.Namespace+"/"+name] = true
-			set.Secrets = append(set.Secrets[:len(set.Secrets):len(set.Secrets)], secret)
 		}
 	}
-	return set
+	return out
 }
 
 // credential makes a Secret with a certificate of the mesh's own authority,
@@ -145,11 +155,16 @@ func (s *roomSource) credential(g *resource.Gateway, name string, hosts []string
 	if err != nil {
 		return nil, fmt.Errorf("certificate for %v: %w", names, err)
 	}
-	x := &resource.Secret{Meta: resource.Meta{Kind: "Secret", APIVersion: "v1", Namespace: g.Namespace, Name: name}}
-	x.Spec = &corev1.Secret{Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": chain, "tls.key": private}}
+	x := tlsSecret(g.Namespace, name, chain, private)
 	s.secrets[key] = x
 	s.room.printer.step("no Secret %s in the manifests: a certificate of this mesh's own authority stands in for it", name)
 	return x, nil
+}
+
+func tlsSecret(namespace, name string, chain, private []byte) *resource.Secret {
+	x := &resource.Secret{Meta: resource.Meta{Kind: "Secret", APIVersion: "v1", Namespace: namespace, Name: name}}
+	x.Spec = &corev1.Secret{Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": chain, "tls.key": private}}
+	return x
 }
 
 // newProblems returns what now says and before did not.

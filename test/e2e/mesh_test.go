@@ -107,6 +107,18 @@ func startOverlay(t *testing.T, overlay string, args ...string) *mesh {
 	m := &mesh{t: t, overlay: overlay, args: args, dir: t.TempDir(), out: &output{}, tokens: map[string]string{}, ended: make(chan struct{})}
 	m.manifests()
 	m.run()
+	m.readTokens()
+	t.Cleanup(m.stop)
+	return m
+}
+
+// startOwn brings up a test's own manifests instead of ResearchFlow.
+func startOwn(t *testing.T, manifests string) *mesh {
+	t.Helper()
+	build(t)
+	m := &mesh{t: t, overlay: "none", dir: t.TempDir(), out: &output{}, ended: make(chan struct{})}
+	m.write("local.yaml", manifests)
+	m.run()
 	t.Cleanup(m.stop)
 	return m
 }
@@ -203,6 +215,11 @@ func (m *mesh) run() {
 		case <-tick.C:
 		}
 	}
+}
+
+// readTokens takes the tokens from the commands to try.
+func (m *mesh) readTokens() {
+	m.t.Helper()
 	for title, role := range map[string]string{"a viewer reads": "viewer", "a researcher starts": "researcher", "an admin deletes": "admin"} {
 		_, after, _ := strings.Cut(m.out.String(), "# "+title)
 		token := regexp.MustCompile(`Bearer ([\w.-]+)`).FindStringSubmatch(after)

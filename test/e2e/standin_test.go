@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+const standIns = `apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio-injection: enabled}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: shop}
+spec:
+  selector: {app: api}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc-x, port: 81, targetPort: 8081}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: api, namespace: shop}
+spec:
+  selector: {matchLabels: {app: api}}
+  template:
+    metadata: {labels: {app: api}}
+    spec: {containers: [{name: api, image: api, ports: [{name: http, containerPort: 8080}, {name: grpc-x, containerPort: 8081}]}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: web, ports: [{name: http, containerPort: 8080}]}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: legacy, namespace: shop}
+spec:
+  selector: {matchLabels: {app: legacy}}
+  template:
+    metadata: {labels: {app: legacy, sidecar.istio.io/inject: "false"}}
+    spec: {containers: [{name: legacy, image: legacy, ports: [{name: http, containerPort: 8080}]}]}
+`
+
+// Manifests alone run: stand-ins answer in every protocol, and a workload
+// without a sidecar finds services too.
+func TestStandIns(t *testing.T) {
+	m := startOwn(t, standIns)
+	for _, tc := range []struct{ from, url, headers, want string }{
+		{"web", "http://api/x", "", "200"},
+		{"web", "http://api:81/x", "", "200"},
+		{"web", "http://api:81/shop.Api/Get", "content-type: application/grpc", "200 12"},
+		{"legacy", "http://api/x", "", "200"},
+		{"legacy", "http://api:81/x", "", "200"},
+	} {
+		out, _ := m.tulle("exec", tc.from, "--", "curl", "-s", "-m", "5", "-o", "/dev/null", "-H", tc.headers, "-w", "%{http_code} %header{grpc-status}", tc.url)
+		if got := strings.TrimSpace(out); got != tc.want {
+			t.Errorf("%s -> %s: %q; want %q", tc.from, tc.url, got, tc.want)
+		}
+	}
+
+	// What mtls verify does is nobody's call.
+	before := edgesTo(m, "web")
+	if out, code := m.tulle("mtls", "verify", "--to", "web"); code != 0 || !strings.Contains(out, "accepted") {
+		t.Errorf("mtls verify: exit %d\n%s", code, out)
+	}
+	if after := edgesTo(m, "web"); after != before {
+		t.Errorf("mtls verify shows among the callers:\n%s", after)
+	}
+
+	// An application that cannot be started is not ready, and the user is told.
+	m.write("local.yaml", standIns+`---
+apiVersion: tulle.dev/v1alpha1
+kind: Local
+metadata: {name: shop}
+spec: {workloads: {web: {command: [no-such-program]}}}
+`)
+	m.eventually(10*time.Second, func() error {
+		if out := m.out.String(); !strings.Contains(out, "web-0: app ended (exit status 127)") {
+			return fmt.Errorf("the user is not told:\n%s", out)
+		}
+		return nil
+	})
+}
+
+func edgesTo(m *mesh, workload string) string {
+	out, _ := m.tulle("mtls", "edges", "--to", workload, "-o", "json")
+	return out
+}
