@@ -12,7 +12,9 @@ import (
 // What stands in the way of retiring a root: certificates of it, of no root of
 // the bundle, and those that nobody can be asked about.
 func TestDependents(t *testing.T) {
-	of := func(root string) *identity.Info { return &identity.Info{URI: "spiffe://td/ns/a/sa/b", Serial: "1", Root: root} }
+	of := func(root string) *identity.Info {
+		return &identity.Info{URI: "spiffe://td/ns/a/sa/b", Serial: "1", Root: root}
+	}
 	for _, tc := range []struct {
 		name string
 		held agent.Certificates
