@@ -32,8 +32,9 @@ func (a *agent) serveApplication(ctx context.Context, g *errgroup.Group) error {
 	}
 	app := &a.application
 	app.holder = identity.NewHolder(a.holder.TrustDomain())
-	app.rotator = ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: app.holder, TTL: a.opts.CertificateTTL, Log: a.opts.Log.With("for", "application")})
-	s := workloadapi.New(workloadapi.Options{Holder: app.holder, SameNetwork: a.opts.SameNetwork, Wanted: func() {
+	log := a.opts.Log.With("for", "application")
+	app.rotator = ca.NewRotator(ca.RotatorOptions{Conn: a.conn, Holder: app.holder, TTL: a.opts.CertificateTTL, Log: log})
+	s := workloadapi.New(workloadapi.Options{Holder: app.holder, ControlPlane: a.conn, SameNetwork: a.opts.SameNetwork, Log: log, Wanted: func() {
 		app.begin.Do(func() { g.Go(func() error { return quiet(app.rotator.Run(ctx)) }) })
 	}})
 	g.Go(func() error { return s.Serve(ctx, l) })

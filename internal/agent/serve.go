@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/admin"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
@@ -92,7 +93,7 @@ func (a *agent) pages(metrics http.Handler) http.Handler {
 	p := admin.New("sidecar " + a.opts.Node.Name + "." + a.opts.Node.Namespace)
 	p.JSON("/config_dump", "the snapshot in force", func() any { return a.proxy.Snapshot() })
 	p.JSON("/clusters", "endpoints with health, ejection and load", func() any { return a.clusters() })
-	p.JSON("/certs", "the certificate now in use and what it chains to", func() any { return a.holder.Info() })
+	p.JSON("/certs", "the certificates of sidecar and application now in use and what they chain to", func() any { return a.certificates() })
 	p.JSON("/edges", "who has called this workload and what the connections proved", func() any { return a.proxy.Edges() })
 	p.Handle("GET /denials", "the newest refusals, with what was considered; ?id= one of them", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		admin.WriteJSON(w, http.StatusOK, a.proxy.Denials(r.URL.Query().Get("id")))
@@ -109,6 +110,22 @@ func (a *agent) pages(metrics http.Handler) http.Handler {
 		fmt.Fprintln(w, "LIVE")
 	}))
 	return p
+}
+
+// Certificates are the sidecar's own and the application's, as /certs shows
+// them.
+type Certificates struct {
+	identity.Info
+	Application *identity.Info `json:"application,omitempty"` // nil: it has asked for none
+}
+
+func (a *agent) certificates() Certificates {
+	c := Certificates{Info: a.holder.Info()}
+	if h := a.application.holder; h != nil && h.Serial() != "" {
+		info := h.Info()
+		c.Application = &info
+	}
+	return c
 }
 
 // ClusterStatus is one cluster with its endpoints, as /clusters shows it.

@@ -39,9 +39,8 @@ type Authority struct {
 	mu     sync.Mutex // guards what follows
 	signer *Issuer    // signs
 	next   *Issuer    // is trusted already and signs nothing yet; nil outside of a rotation
-	old    *Issuer    // signs no more and is still trusted; nil outside of a rotation
+	old    *outgoing  // nil outside of a rotation
 	until  time.Time  // when the last certificate that signer signed ends
-	oldEnd time.Time  // likewise of old
 	bundle []byte     // the trust bundle as PEM; nil: to be made anew
 }
 
@@ -89,7 +88,11 @@ func (a *Authority) roots() []*x509.Certificate {
 
 func (a *Authority) rootsLocked() []*x509.Certificate {
 	var out []*x509.Certificate
-	for _, i := range []*Issuer{a.signer, a.old, a.next} {
+	issuers := []*Issuer{a.signer, a.next}
+	if a.old != nil {
+		issuers = append(issuers, a.old.issuer)
+	}
+	for _, i := range issuers {
 		if i == nil {
 			continue
 		}

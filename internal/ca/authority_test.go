@@ -323,10 +323,57 @@ func TestRotateFails(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || len(a.roots()) != 2 {
 		t.Errorf("given up while both are in use: %v, %d roots", err, len(a.roots()))
 	}
-	a.Retire() // the old key was stolen
+	if err := a.Retire(); err != nil { // the old key was stolen
+		t.Error(err)
+	}
 	if len(a.roots()) != 1 || !a.roots()[0].Equal(next.roots[0]) {
 		t.Error("the old root stays after Retire")
 	}
+}
+
+// Retire ends the overlap of a change that waits for its old certificates: the
+// change is over at once, and the next one may begin.
+func TestRetire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := authority(t)
+		if _, _, err := a.Overlap(); err != ErrNotOverlapping || a.Retire() != ErrNotOverlapping {
+			t.Errorf("nothing to retire: %v", err)
+		}
+		old, _ := signed(t, a, csr(t, x509.CertificateRequest{}, key(t)), 24*time.Hour)
+		before := a.roots()[0]
+		next, err := NewIssuer("cluster.local")
+		if err != nil {
+			t.Fatal(err)
+		}
+		announced := 0
+		done := make(chan error, 1)
+		go func() {
+			done <- a.Rotate(t.Context(), next, func(context.Context) error {
+				if announced++; announced == 1 && a.Retire() != ErrNotOverlapping {
+					t.Error("the old root goes before the new one signs")
+				}
+				return nil
+			})
+		}()
+		synctest.Wait() // for the end of the old certificates
+		stay, leave, err := a.Overlap()
+		if err != nil || len(stay) != 1 || !stay[0].Equal(next.roots[0]) || len(leave) != 1 || !leave[0].Equal(before) {
+			t.Errorf("%d stay, %d leave, %v", len(stay), len(leave), err)
+		}
+		began := time.Now()
+		if err := a.Retire(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil || time.Since(began) > 0 || announced != 2 {
+			t.Errorf("the change ended with %v after %s, announced %d times", err, time.Since(began), announced)
+		}
+		if err := verify(old, a.roots()); err == nil || a.Status().Phase != Stable {
+			t.Errorf("%s, and a certificate of the old root: %v", a.Status().Phase, err)
+		}
+		if err := a.Rotate(t.Context(), next, func(context.Context) error { return nil }); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // The control plane's own certificate follows the root.

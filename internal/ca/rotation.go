@@ -2,8 +2,10 @@ package ca
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -30,26 +32,42 @@ type Status struct {
 	OldUntil time.Time `json:"oldUntil,omitzero"`
 }
 
+// Name tells a certificate from its successors, which have the same subject.
+func Name(c *x509.Certificate) string {
+	return c.Subject.String() + " serial " + c.SerialNumber.Text(16)
+}
+
+// outgoing is an issuer that signs no more and is still trusted.
+type outgoing struct {
+	issuer  *Issuer
+	end     time.Time     // when the last certificate that it signed ends
+	retired chan struct{} // closed when it is trusted no more
+}
+
 // Status may be called at any time.
 func (a *Authority) Status() Status {
 	s := Status{Phase: Stable}
 	for _, r := range a.roots() {
-		s.Roots = append(s.Roots, r.Subject.String()+" serial "+r.SerialNumber.Text(16))
+		s.Roots = append(s.Roots, Name(r))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s.Issuer, s.NotAfter = a.signer.cert.Subject.String()+" serial "+a.signer.cert.SerialNumber.Text(16), a.signer.cert.NotAfter
+	s.Issuer, s.NotAfter = Name(a.signer.cert), a.signer.cert.NotAfter
 	switch {
 	case a.next != nil:
 		s.Phase = Spreading
 	case a.old != nil:
-		s.Phase, s.OldUntil = Overlapping, a.oldEnd
+		s.Phase, s.OldUntil = Overlapping, a.old.end
 	}
 	return s
 }
 
-// ErrRotating: one change of root at a time.
-var ErrRotating = errors.New("a change of root is under way")
+var (
+	// ErrRotating: one change of root at a time.
+	ErrRotating = errors.New("a change of root is under way")
+	// ErrNotOverlapping: there is no old root, or the new one does not sign yet.
+	ErrNotOverlapping = errors.New("there is no old root to retire")
+)
 
 // Rotate changes to next so that no connection fails: its root is trusted
 // everywhere before anything is signed with it; then it signs; and when the
@@ -57,9 +75,9 @@ var ErrRotating = errors.New("a change of root is under way")
 // more. announce is called after each step, with Roots as they are from then
 // on; it returns when every workload has them.
 //
-// It takes as long as the old certificates live. When announce fails in the
-// first step nothing has changed; when ctx ends later, both roots stay trusted,
-// which is safe, and Retire may end it.
+// It takes as long as the old certificates live, or until Retire. When announce
+// fails in the first step nothing has changed; when it fails or ctx ends later,
+// both roots stay trusted until Retire, which is safe.
 func (a *Authority) Rotate(ctx context.Context, next *Issuer, announce func(context.Context) error) error {
 	if err := a.prepare(next); err != nil {
 		return err
@@ -68,14 +86,16 @@ func (a *Authority) Rotate(ctx context.Context, next *Issuer, announce func(cont
 		a.abandon()
 		return fmt.Errorf("the new root is not trusted everywhere, nothing was signed with it: %w", errors.Join(err, announce(ctx)))
 	}
-	a.change()
+	old := a.change()
 	if err := announce(ctx); err != nil {
 		return fmt.Errorf("both roots stay trusted: %w", err)
 	}
-	if err := a.outlive(ctx); err != nil {
+	if err := old.outlive(ctx); err != nil {
 		return fmt.Errorf("both roots stay trusted: %w", err)
 	}
-	a.Retire()
+	if !a.retire(old) {
+		return nil // whoever called Retire announces it
+	}
 	return announce(ctx)
 }
 
@@ -96,33 +116,69 @@ func (a *Authority) abandon() {
 }
 
 // change lets the next issuer sign.
-func (a *Authority) change() {
+func (a *Authority) change() *outgoing {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.old, a.signer, a.next = a.signer, a.next, nil
-	a.oldEnd, a.until, a.bundle = a.until, time.Time{}, nil
+	a.old = &outgoing{issuer: a.signer, end: a.until, retired: make(chan struct{})}
+	a.signer, a.next, a.until, a.bundle = a.next, nil, time.Time{}, nil
+	return a.old
 }
 
-// outlive waits for the end of the last certificate of the old issuer.
-func (a *Authority) outlive(ctx context.Context) error {
-	a.mu.Lock()
-	wait := time.Until(a.oldEnd)
-	a.mu.Unlock()
-	timer := time.NewTimer(wait)
+// outlive waits for the end of the last certificate of the old issuer, or for
+// the end of the old issuer itself.
+func (o *outgoing) outlive(ctx context.Context) error {
+	timer := time.NewTimer(time.Until(o.end))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
-		return nil
+	case <-o.retired:
 	}
+	return nil
+}
+
+// retire ends the trust in an outgoing issuer; false: that has happened before.
+func (a *Authority) retire(o *outgoing) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if o == nil || a.old != o {
+		return false
+	}
+	a.old, a.bundle = nil, nil
+	close(o.retired)
+	return true
+}
+
+// Overlap is what Retire would leave in the trust bundle and what it would take
+// out. Outside of an overlap it fails with ErrNotOverlapping. Nothing leaves
+// where the new issuer is under the old one's root.
+func (a *Authority) Overlap() (stay, leave []*x509.Certificate, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.old == nil {
+		return nil, nil, ErrNotOverlapping
+	}
+	stay = a.signer.roots
+	for _, r := range a.old.issuer.roots {
+		if !slices.ContainsFunc(stay, r.Equal) {
+			leave = append(leave, r)
+		}
+	}
+	return stay, leave, nil
 }
 
 // Retire withdraws the old root at once, whether or not certificates of it are
-// still in use: peers refuse them from the next handshake on. For a key that
-// was stolen; otherwise Rotate does it when its time has come.
-func (a *Authority) Retire() {
+// still in use: peers refuse them from the next handshake on, once the caller
+// has announced Roots. For a key that was stolen, or an overlap that has served
+// its purpose; otherwise Rotate does it when its time has come. It fails with
+// ErrNotOverlapping.
+func (a *Authority) Retire() error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.old, a.oldEnd, a.bundle = nil, time.Time{}, nil
+	old := a.old
+	a.mu.Unlock()
+	if !a.retire(old) {
+		return ErrNotOverlapping
+	}
+	return nil
 }

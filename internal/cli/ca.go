@@ -22,9 +22,10 @@ type caStatus struct {
 func caCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ca",
-		Short: "Show the mesh's certificate authority, or change its root",
+		Short: "Show the mesh's certificate authority, change its root, end the old one",
 		Example: `  tulle ca
-  tulle ca rotate`,
+  tulle ca rotate
+  tulle ca retire`,
 		Args: usage(cobra.NoArgs),
 	}
 	output := outputFlag(c)
@@ -39,13 +40,18 @@ func caCommand() *cobra.Command {
 		}
 		return output(s, func(w io.Writer) error { return writeCA(w, s) })
 	}
-	c.AddCommand(&cobra.Command{
+	c.AddCommand(rotateCommand(), retireCommand())
+	return c
+}
+
+func rotateCommand() *cobra.Command {
+	return &cobra.Command{
 		Use: "rotate", Short: "Give the mesh a new root, without a dropped connection",
 		Long: `Rotate makes a new root. It is trusted everywhere before anything is signed with
 it; then every workload gets a new certificate; the old root is trusted until the
-last certificate of it has ended (24 hours, unless SECRET_TTL says otherwise).
-See how far it is with "tulle ca". The root of a plugged-in authority (--ca)
-changes when its files do.`,
+last certificate of it has ended (24 hours, unless SECRET_TTL says otherwise), or
+until "tulle ca retire". See how far it is with "tulle ca". The root of a
+plugged-in authority (--ca) changes when its files do.`,
 		Example: `  tulle ca rotate`,
 		Args:    usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -60,8 +66,7 @@ changes when its files do.`,
 			_, err = fmt.Fprintln(c.OutOrStdout(), "the root changes; see how far it is with: tulle ca")
 			return err
 		},
-	})
-	return c
+	}
 }
 
 func writeCA(w io.Writer, s caStatus) error {

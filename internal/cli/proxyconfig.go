@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/internal/agent"
-	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ir"
 	"github.com/tulle-mesh/tulle/internal/up"
 )
@@ -265,12 +264,12 @@ func endpointsCommand() *cobra.Command {
 
 func secretCommand() *cobra.Command {
 	var which choice
-	c := &cobra.Command{Use: "secret WORKLOAD", Aliases: []string{"secrets"}, Short: "The proxy's certificate and its trust bundle (never keys)", Args: usage(cobra.ExactArgs(1)),
+	c := &cobra.Command{Use: "secret WORKLOAD", Aliases: []string{"secrets"}, Short: "The proxy's certificate, its application's and the trust bundle (never keys)", Args: usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: completeWorkloads, Example: "  tulle proxy-config secret orchestrator"}
 	output := outputFlag(c)
 	which.flags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		var info identity.Info
+		var info agent.Certificates
 		if err := fromSidecar(c, &which, args[0], "certs", &info); err != nil {
 			return err
 		}
@@ -279,10 +278,13 @@ func secretCommand() *cobra.Command {
 	return c
 }
 
-func writeSecret(w io.Writer, i *identity.Info) error {
+func writeSecret(w io.Writer, i *agent.Certificates) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "RESOURCE\tTYPE\tIDENTITY OR SUBJECT\tSERIAL\tNOT AFTER")
 	fmt.Fprintf(t, "default\tCert Chain\t%s\t%s\t%s\n", i.URI, i.Serial, i.NotAfter.UTC().Format(time.RFC3339))
+	if app := i.Application; app != nil {
+		fmt.Fprintf(t, "application\tCert Chain\t%s\t%s\t%s\n", app.URI, app.Serial, app.NotAfter.UTC().Format(time.RFC3339))
+	}
 	for _, r := range i.Roots {
 		fmt.Fprintf(t, "ROOTCA\tCA\t%s\t%s\t%s\n", r.Subject, r.Serial, r.NotAfter.UTC().Format(time.RFC3339))
 	}

@@ -39,6 +39,7 @@ type Index struct {
 	externalNames []*service
 	rules         map[*resource.VirtualService][]*httpRule // with delegates merged in
 	regos         map[string][]regoSource                  // by provider; oldest first
+	proxies       map[proxyKey]*meshv1.ProxyConfig         // of the workloads that say something of their own
 
 	mu       sync.Mutex // guards problems and reported
 	problems []resource.Problem
@@ -54,6 +55,7 @@ func Prepare(set *resource.Set) *Index {
 	x.indexServices()
 	x.indexRules()
 	x.indexRego()
+	x.indexProxies()
 	x.checkSupport()
 	return x
 }
@@ -110,7 +112,7 @@ func (x *Index) Snapshot(node ir.Node) *ir.Snapshot {
 	if node.TrustDomain == "" {
 		node.TrustDomain = x.TrustDomain()
 	}
-	b := &builder{Index: x, node: node, out: &ir.Snapshot{Node: node}, clusters: map[string]bool{}, applied: map[string]policy{}, saysHosts: map[*ir.RetryPolicy]bool{}, set: x.set}
+	b := &builder{Index: x, node: node, out: &ir.Snapshot{Node: node}, clusters: map[string]bool{}, applied: map[string]policy{}, saysHosts: map[*ir.RetryPolicy]bool{}, set: x.set, proxy: x.proxyConfig(node)}
 	b.scope()
 	if node.Type == ir.Router {
 		b.gateway()
@@ -127,7 +129,8 @@ func (x *Index) Snapshot(node ir.Node) *ir.Snapshot {
 // builder is one Snapshot being compiled.
 type builder struct {
 	*Index
-	node ir.Node
+	node  ir.Node
+	proxy *meshv1.ProxyConfig // what is asked of the proxy itself; nil: nothing
 	// What the proxy sees of the Index (scope fills it in): services it may
 	// call, what hosts mean to it, the rules for them.
 	services  []*service

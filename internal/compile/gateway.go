@@ -142,6 +142,7 @@ func (b *builder) gatewayListener(address netip.AddrPort, servers []*server) {
 func (b *builder) edge(table string) *ir.HTTP {
 	h := b.http(table)
 	h.UseRemoteAddress, h.ServerName = true, "istio-envoy"
+	h.TrustedHops = int(b.proxy.GetGatewayTopology().GetNumTrustedProxies())
 	h.ForwardClientCert, h.WholeClientCert = b.edgeClientCert(), true // whoever reads it may not know the client's authority
 	return h
 }

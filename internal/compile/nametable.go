@@ -19,7 +19,7 @@ const dnsCapture = "ISTIO_META_DNS_CAPTURE"
 // their own addresses, the given ones, or those of a headless service's
 // instances. Hosts that are nobody's (resolution NONE) are left to the others.
 func (b *builder) names() {
-	if b.mesh.GetDefaultConfig().GetProxyMetadata()[dnsCapture] == "false" {
+	if b.proxy.GetProxyMetadata()[dnsCapture] == "false" {
 		return
 	}
 	t := &ir.DNS{Search: []string{b.node.Namespace + ".svc." + clusterDomain, "svc." + clusterDomain, clusterDomain}}

@@ -76,8 +76,8 @@ var clientCertDetails = map[meshv1.ForwardClientCertDetails]string{
 
 // edgeClientCert is what gateways do with x-forwarded-client-cert
 // (gatewayTopology): by default nothing that the outside says is believed.
-func (x *Index) edgeClientCert() string {
-	if d := clientCertDetails[x.mesh.GetDefaultConfig().GetGatewayTopology().GetForwardClientCertDetails()]; d != "" {
+func (b *builder) edgeClientCert() string {
+	if d := clientCertDetails[b.proxy.GetGatewayTopology().GetForwardClientCertDetails()]; d != "" {
 		return d
 	}
 	return "sanitizeSet"
@@ -85,8 +85,8 @@ func (x *Index) edgeClientCert() string {
 
 // inboundClientCert likewise for a sidecar's own workload (proxyHeaders): the
 // caller's sidecar has proved who it is, and what gateways before it said stays.
-func (x *Index) inboundClientCert() string {
-	if d := clientCertDetails[x.mesh.GetDefaultConfig().GetProxyHeaders().GetForwardedClientCert()]; d != "" {
+func (b *builder) inboundClientCert() string {
+	if d := clientCertDetails[b.proxy.GetProxyHeaders().GetForwardedClientCert()]; d != "" {
 		return d
 	}
 	return "appendForward"

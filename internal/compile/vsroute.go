@@ -86,8 +86,8 @@ func joinOps(a, b ir.HeaderOps) ir.HeaderOps {
 
 // appendForwardedHost is VS38: ProxyConfig's proxyHeaders.xForwardedHost. Istio
 // applies it to rules with a rewrite only.
-func (x *Index) appendForwardedHost() bool {
-	return x.mesh.GetDefaultConfig().GetProxyHeaders().GetXForwardedHost().GetEnabled().GetValue()
+func (b *builder) appendForwardedHost() bool {
+	return b.proxy.GetProxyHeaders().GetXForwardedHost().GetEnabled().GetValue()
 }
 
 // takeHost takes the pseudo headers and Host out of operations: Envoy does not

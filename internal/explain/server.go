@@ -171,8 +171,13 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 			return
 		}
 		in.HTTP, in.Host, in.Method, in.Path, in.Headers = true, q.sent.host, q.Method, normal, q.sent.headers
-		if xff, ok := q.sent.headers.Get("x-forwarded-for"); ok && to != nil { // a gateway replaces what its caller says of itself
-			in.RemoteIP = authz.RemoteIP(source, xff, 0)
+		if xff, ok := q.sent.headers.Get("x-forwarded-for"); ok {
+			switch hops := c.HTTP.TrustedHops; {
+			case to != nil:
+				in.RemoteIP = authz.RemoteIP(source, xff, 0)
+			case hops > 0: // a gateway believes as many proxies before it, and nobody's word else
+				in.RemoteIP = authz.RemoteIP(source, xff, hops-1)
+			}
 		}
 	}
 	d, considered := engine.Trace(in, &asker{q, to, principal})

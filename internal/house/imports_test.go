@@ -46,6 +46,7 @@ resource, source, compile, explain, xds, admin, ir < control;
 xds, ca, proxy, admin, identity, telemetry, ir, authz, extauthz, upstream, nameserver, workloadapi < agent;
 control, agent, machine, capture, source, resource, ca, xds, extauthz, authz, rego, ir, identity, admin < up;
 proxy < up;                                     # for what its pages show: Edge and Denial
+workloadapi < up;                               # the control plane's part: JWT-SVIDs are signed there
 up, control, agent, machine, source, resource, compile, explain, opa, rego, ir, identity < cli;
 cli < cmd/tulle;
 agent < cmd/tulle-proxy;
@@ -60,12 +61,12 @@ var fences = map[string][]string{
 	"github.com/open-policy-agent/opa":       {"rego", "opa", "examples"},
 	"google.golang.org/grpc":                 {"xds", "ca", "opa", "extauthz", "agent", "up", "bench", "meshtest", "workloadapi"},
 	"github.com/spiffe/go-spiffe":            {"workloadapi"},
-	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest"},
+	"google.golang.org/protobuf":             {"xds", "ca", "opa", "extauthz", "resource", "compile", "source", "control", "meshtest", "workloadapi"},
 	"istio.io/api":                           {"resource", "compile", "ca", "explain", "source", "bench", "examples"},
 	"k8s.io":                                 {"resource", "compile", "machine", "source", "up", "examples", "meshtest", "tokenreview"},
 	"github.com/google/nftables":             {"capture"},
 	"github.com/vishvananda/netlink":         {"machine", "capture"},
-	"github.com/go-jose/go-jose":             {"jwt", "jwks", "up", "meshtest", "examples", "bench"},
+	"github.com/go-jose/go-jose":             {"ca", "jwt", "jwks", "up", "meshtest", "examples", "bench"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"gopkg.in/yaml.v3":                       {"resource", "source", "compile", "opa"},
 }

@@ -205,7 +205,10 @@ type Info struct {
 	NotBefore time.Time `json:"notBefore"`
 	NotAfter  time.Time `json:"notAfter"`
 	Issuer    string    `json:"issuer"`
-	Roots     []Root    `json:"roots"`
+	// Root is the fingerprint of the one of Roots that the certificate chains to;
+	// "": none of them any more.
+	Root  string `json:"root,omitempty"`
+	Roots []Root `json:"roots"`
 }
 
 // Root is one certificate of the trust bundle.
@@ -237,10 +240,19 @@ func (h *Holder) Info() Info {
 		info.URI = s.leaf.URIs[0].String()
 	}
 	for _, r := range s.list {
-		sum := sha256.Sum256(r.Raw)
-		info.Roots = append(info.Roots, Root{r.Subject.String(), r.SerialNumber.Text(16), r.NotAfter, hex.EncodeToString(sum[:])})
+		root := Root{r.Subject.String(), r.SerialNumber.Text(16), r.NotAfter, Fingerprint(r)}
+		if info.Root == "" && s.signedBy(r) {
+			info.Root = root.Fingerprint
+		}
+		info.Roots = append(info.Roots, root)
 	}
 	return info
+}
+
+// Fingerprint is the certificate's SHA-256, hexadecimal.
+func Fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // String, GoString and LogValue keep the private key out of every log.

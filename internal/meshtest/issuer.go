@@ -117,7 +117,9 @@ func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, os.NewSyscallError("connect", syscall.ECONNREFUSED)
 	}
 	body := at.document()
-	switch path := strings.TrimPrefix(req.URL.String(), at.url); {
+	asked := *req.URL
+	asked.RawQuery = ""
+	switch path := strings.TrimPrefix(asked.String(), at.url); {
 	case status != 0:
 		body = nil
 	case path == "/.well-known/openid-configuration":

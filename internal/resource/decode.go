@@ -2,6 +2,7 @@ package resource
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,10 +88,13 @@ func (o *object) decode() {
 	case "/Secret":
 		kubernetes(o, &s.Secrets, &corev1.Secret{})
 	case "apps/Deployment":
+		o.checkProxyConfig()
 		kubernetes(o, &s.Deployments, &appsv1.Deployment{})
 	case "apps/StatefulSet":
+		o.checkProxyConfig()
 		kubernetes(o, &s.StatefulSets, &appsv1.StatefulSet{})
 	case "batch/Job":
+		o.checkProxyConfig()
 		kubernetes(o, &s.Jobs, &batchv1.Job{})
 	case "tulle.dev/Local":
 		o.local()
@@ -184,7 +188,7 @@ func kubernetes[S any](o *object, list *[]*Object[S], spec S) {
 		}
 		o.warn(path, e.Error())
 	}
-	if o.unique() {
+	if !o.bad && o.unique() {
 		*list = append(*list, &Object[S]{Meta: o.Meta, Spec: spec})
 	}
 }
@@ -198,29 +202,15 @@ func (o *object) meshConfig() {
 	if text == nil {
 		return
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal([]byte(text.Value), &doc); err != nil {
-		o.fail("data.mesh", strings.TrimPrefix(err.Error(), "yaml: "))
+	n, mesh := o.embedded(text, "data.mesh"), DefaultMesh()
+	if n != nil {
+		o.checkMessage(n, mesh.ProtoReflect().Descriptor(), "data.mesh")
+	}
+	if o.bad {
 		return
 	}
-	mesh := DefaultMesh()
-	if len(doc.Content) > 0 {
-		// The text begins on the line after "mesh: |".
-		lines := map[string]int{}
-		for k, v := range o.Pos.lines {
-			lines[k] = v
-		}
-		n, err := expand(doc.Content[0], 0, ptr(maxNodes), text.Line)
-		if err != nil {
-			o.fail("data.mesh", err.Error())
-			return
-		}
-		positions(n, "data.mesh", lines)
-		o.Pos = o.p.positions(o.Pos.File, lines)
-		o.checkMessage(n, mesh.ProtoReflect().Descriptor(), "data.mesh")
-		if o.bad {
-			return
-		}
+	if n != nil {
+		o.checkDefaultConfig(written(n, mesh.ProtoReflect().Descriptor())["defaultConfig"])
 		b, err := toJSON(n)
 		given := &meshv1.MeshConfig{}
 		if err == nil {
@@ -242,19 +232,40 @@ func (o *object) meshConfig() {
 	o.p.set.Mesh, o.p.set.MeshFrom = mesh, o.Meta
 }
 
+// embedded reads the YAML that a string holds, so that problems name lines of
+// the file; nil where there is none, or it is no YAML, which is reported.
+func (o *object) embedded(text *yaml.Node, path string) *yaml.Node {
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(text.Value), &doc); err != nil {
+		o.fail(path, strings.TrimPrefix(err.Error(), "yaml: "))
+		return nil
+	}
+	if len(doc.Content) == 0 {
+		return nil
+	}
+	before := text.Line - 1
+	if text.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
+		before++ // the text begins on the line after "|"
+	}
+	n, err := expand(doc.Content[0], 0, ptr(maxNodes), before)
+	if err != nil {
+		o.fail(path, err.Error())
+		return nil
+	}
+	lines := maps.Clone(o.Pos.lines)
+	if lines == nil {
+		lines = map[string]int{}
+	}
+	positions(n, path, lines)
+	o.Pos = o.p.positions(o.Pos.File, lines)
+	return n
+}
+
 // replaceFields sets the fields of mesh that n names to what given has. A merge
 // of messages would lose zeros (REGISTRY_ONLY is one) and add up durations.
 func replaceFields(mesh, given protoreflect.Message, n *yaml.Node) {
-	fields := mesh.Descriptor().Fields()
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key := n.Content[i].Value
-		fd := fields.ByJSONName(key)
-		if fd == nil {
-			fd = fields.ByTextName(key)
-		}
-		if fd == nil || n.Content[i+1].Tag == "!!null" {
-			continue
-		}
+	for key := range written(n, mesh.Descriptor()) {
+		fd := fieldNamed(mesh.Descriptor(), key)
 		mesh.Clear(fd)
 		if given.Has(fd) {
 			mesh.Set(fd, given.Get(fd))

@@ -36,10 +36,7 @@ func (o *object) checkMessage(n *yaml.Node, md protoreflect.MessageDescriptor, p
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i].Value, n.Content[i+1]
 		sub := join(path, key)
-		fd := md.Fields().ByJSONName(key)
-		if fd == nil {
-			fd = md.Fields().ByTextName(key)
-		}
+		fd := fieldNamed(md, key)
 		if fd == nil {
 			o.fail(sub, "unknown field", didYouMean(key, fieldNames(md)))
 			continue
@@ -52,6 +49,14 @@ func (o *object) checkMessage(n *yaml.Node, md protoreflect.MessageDescriptor, p
 		}
 		o.checkField(value, fd, sub)
 	}
+}
+
+// fieldNamed takes both names that protobuf's JSON takes; nil: there is none.
+func fieldNamed(md protoreflect.MessageDescriptor, key string) protoreflect.FieldDescriptor {
+	if fd := md.Fields().ByJSONName(key); fd != nil {
+		return fd
+	}
+	return md.Fields().ByTextName(key)
 }
 
 func (o *object) checkField(n *yaml.Node, fd protoreflect.FieldDescriptor, path string) {

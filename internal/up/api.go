@@ -73,6 +73,8 @@ func (r *room) handler() http.Handler {
 	mux.HandleFunc("GET /v1/denials", r.denials)
 	mux.HandleFunc("GET /v1/ca", func(w http.ResponseWriter, _ *http.Request) { admin.WriteJSON(w, http.StatusOK, r.authority.Status()) })
 	mux.HandleFunc("POST /v1/ca/rotate", r.rotateNow)
+	mux.HandleFunc("GET /v1/ca/retire", r.retirement)
+	mux.HandleFunc("POST /v1/ca/retire", r.retire)
 	return mux
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/admin"
@@ -61,6 +62,7 @@ func openAuthority(s *spec) (*ca.Authority, error) {
 // rotation is what asks the authority to change its root.
 type rotation struct {
 	asked chan struct{}
+	write sync.Mutex        // held while the bundle's file is written
 	seen  [sha256.Size]byte // the plugged-in folder's content that is in force; only rotate touches it
 }
 
@@ -159,6 +161,8 @@ func (r *room) without(roots []byte) []string {
 
 // writeRoots puts the bundle where this machine's own tools find it.
 func (r *room) writeRoots() error {
+	r.rotation.write.Lock()
+	defer r.rotation.write.Unlock()
 	return os.WriteFile(filepath.Join(r.spec.Dir, rootFile), r.authority.Roots(), 0o600)
 }
 

@@ -132,38 +132,41 @@ func probed(source netip.Addr) bool { return source == machine.Gateway }
 // fromSidecars reads a page of every proxy of the room, all at once; add is
 // called with one at a time. A proxy that is on its way out is left out.
 func fromSidecars[T any](r *room, ctx context.Context, page string, add func(*resource.Workload, T)) error {
+	var last error
+	got := 0
+	askSidecars(r, ctx, page, func(x *resource.Workload, doc T, err error) {
+		if err != nil {
+			last = fmt.Errorf("sidecar of %s: %w", x.Name, err)
+			return
+		}
+		got++
+		add(x, doc)
+	})
+	if got == 0 {
+		return last
+	}
+	return nil
+}
+
+// askSidecars is fromSidecars for who must know of those that do not answer.
+func askSidecars[T any](r *room, ctx context.Context, page string, answer func(*resource.Workload, T, error)) {
 	ctx, cancel := context.WithTimeout(ctx, adminTime)
 	defer cancel()
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		asked int
-		last  error
-		got   int
-	)
+	var wg sync.WaitGroup
+	var mu sync.Mutex // one answer at a time
 	for _, x := range r.machine.Workloads() {
 		if !x.Sidecar && !x.Gateway {
 			continue
 		}
-		asked++
 		wg.Go(func() {
 			var doc T
 			err := r.sidecarJSON(ctx, x.Name, page, &doc)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil {
-				last = fmt.Errorf("sidecar of %s: %w", x.Name, err)
-				return
-			}
-			got++
-			add(x, doc)
+			answer(x, doc, err)
 		})
 	}
 	wg.Wait()
-	if got == 0 && asked > 0 {
-		return last
-	}
-	return nil
 }
 
 // sidecarTransport reaches a sidecar's admin port, which is on the loopback of

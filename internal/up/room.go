@@ -31,6 +31,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/rego"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/source"
+	"github.com/tulle-mesh/tulle/internal/workloadapi"
 	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
@@ -51,6 +52,7 @@ type room struct {
 	control   *control.Control
 	authority *ca.Authority
 	rotation  rotation
+	jwtKeys   *ca.JWTKeys
 	tokens    *ca.Tokens
 	source    *roomSource
 	printer   printer
@@ -86,6 +88,9 @@ func runRoom(s *spec, files []*os.File) error {
 	}
 	r := &room{spec: *s, log: slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug})), tokens: ca.NewTokens(), rotation: rotation{asked: make(chan struct{}, 1)}, printer: newPrinter(os.Stdout, os.Stderr)}
 	if r.authority, err = openAuthority(s); err != nil {
+		return err
+	}
+	if r.jwtKeys, err = ca.NewJWTKeys(); err != nil {
 		return err
 	}
 	if err := r.writeRoots(); err != nil {
@@ -221,6 +226,7 @@ func (r *room) serveDiscovery(ctx context.Context, g *errgroup.Group) error {
 	}
 	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(r.authority.ServerTLS(discoveryName, "istiod.istio-system"))))
 	ca.Register(s, r.authority, r.tokens)
+	workloadapi.RegisterIssuer(s, r.spec.TrustDomain, r.jwtKeys, func(ctx context.Context) (identity.ID, error) { return ca.Caller(ctx, r.tokens) })
 	r.control.Server().Register(s)
 	g.Go(func() error { return s.Serve(l) })
 	g.Go(func() error {

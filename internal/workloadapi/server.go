@@ -1,7 +1,9 @@
 // Package workloadapi serves the SPIFFE Workload API to one workload's
 // application: an X.509-SVID of its own and the trust bundle, and every change
-// of either. The identity is the one that its sidecar proved; the key is made
-// for the application and is no other's.
+// of either; JWT-SVIDs for audiences of its choice, and the keys to verify those
+// of others. The identity is the one that its sidecar proved. The X.509 key is
+// made for the application and is no other's; tokens are signed by the control
+// plane (Issuer), whose key the sidecar never has.
 package workloadapi
 
 import (
@@ -9,8 +11,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
@@ -40,22 +44,29 @@ type Options struct {
 	// Wanted is called with every request that needs the SVID: whoever fills
 	// Holder need not begin before. It must not block.
 	Wanted func()
+	// ControlPlane signs JWT-SVIDs (RegisterIssuer); its calls carry the workload's
+	// token.
+	ControlPlane grpc.ClientConnInterface
 	// SameNetwork lets in only processes of this process's own network namespace.
 	// For a machine where all workloads share files and a user, so that a socket's
 	// permissions tell nobody apart.
 	SameNetwork bool
+	Log         *slog.Logger
 }
 
 // Server is the Workload API of one workload.
 type Server struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
-	opts Options
-	grpc *grpc.Server
+	opts    Options
+	grpc    *grpc.Server
+	issuer  workload.SpiffeWorkloadAPIClient
+	tokens  tokenCache
+	bundles *follower
 }
 
 // New returns a server; Serve opens its socket.
 func New(opts Options) *Server {
-	s := &Server{opts: opts}
+	s := &Server{opts: opts, issuer: workload.NewSpiffeWorkloadAPIClient(opts.ControlPlane), bundles: newFollower()}
 	s.grpc = grpc.NewServer(grpc.MaxConcurrentStreams(maxStreams), grpc.MaxRecvMsgSize(64<<10),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
@@ -110,6 +121,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	stop := context.AfterFunc(ctx, s.grpc.Stop)
 	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { s.bundles.run(ctx, s.issuer, s.opts.Log) })
 	return s.grpc.Serve(netutil.LimitListener(l, maxConnections))
 }
 
@@ -169,22 +185,4 @@ func join(certs []*x509.Certificate) []byte {
 		out = append(out, c.Raw...)
 	}
 	return out
-}
-
-// errJWT is the answer to everything about JWT-SVIDs.
-var errJWT = status.Error(codes.Unimplemented, "this mesh issues X.509-SVIDs only, no JWT-SVIDs: use FetchX509SVID")
-
-// FetchJWTSVID is not supported.
-func (s *Server) FetchJWTSVID(context.Context, *workload.JWTSVIDRequest) (*workload.JWTSVIDResponse, error) {
-	return nil, errJWT
-}
-
-// FetchJWTBundles is not supported.
-func (s *Server) FetchJWTBundles(*workload.JWTBundlesRequest, grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
-	return errJWT
-}
-
-// ValidateJWTSVID is not supported.
-func (s *Server) ValidateJWTSVID(context.Context, *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
-	return nil, errJWT
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -24,7 +25,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
-	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"golang.org/x/sys/unix"
@@ -49,6 +49,7 @@ func TestMain(m *testing.M) {
 type place struct {
 	t         *testing.T
 	authority *ca.Authority
+	issuer    *issuer
 	holder    *identity.Holder
 	wanted    atomic.Int32
 	addr      string
@@ -60,7 +61,7 @@ func open(t *testing.T, o Options) *place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &place{t: t, authority: a, holder: identity.NewHolder("cluster.local")}
+	p := &place{t: t, authority: a, issuer: newIssuer(t), holder: identity.NewHolder("cluster.local")}
 	path := filepath.Join(t.TempDir(), "spiffe")
 	l, err := Listen(path)
 	if err != nil {
@@ -71,6 +72,7 @@ func open(t *testing.T, o Options) *place {
 	}
 	p.addr = "unix://" + path
 	o.Holder, o.Wanted = p.holder, func() { p.wanted.Add(1) }
+	o.ControlPlane, o.Log = p.issuer.conn, slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- New(o).Serve(ctx, l) }()
@@ -94,7 +96,7 @@ func (p *place) renew() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	chain, err := p.authority.Sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), identity.ID{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "worker"}, 0)
+	chain, err := p.authority.Sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), worker, 0)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -228,15 +230,6 @@ func TestWhatIsRefused(t *testing.T) {
 	p.renew()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if _, err := workloadapi.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "db"}, workloadapi.WithAddr(p.addr)); status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "X.509-SVIDs only") {
-		t.Errorf("JWT-SVID: %v", err)
-	}
-	if _, err := workloadapi.FetchJWTBundles(ctx, workloadapi.WithAddr(p.addr)); status.Code(err) != codes.Unimplemented {
-		t.Errorf("JWT bundles: %v", err)
-	}
-	if _, err := workloadapi.ValidateJWTSVID(ctx, "x.y.z", "db", workloadapi.WithAddr(p.addr)); status.Code(err) != codes.Unimplemented {
-		t.Errorf("validation of a JWT-SVID: %v", err)
-	}
 	// Without the header that only a Workload API client sends.
 	conn, err := grpc.NewClient("unix:"+strings.TrimPrefix(p.addr, "unix://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

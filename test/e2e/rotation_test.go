@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 
 	"github.com/tulle-mesh/tulle/internal/ca"
@@ -105,6 +106,14 @@ func TestFetchSVID(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Println("SVID of", svid.ID)
+	token, err := workloadapi.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "orchestrator"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token, err = workloadapi.ValidateJWTSVID(ctx, token.Marshal(), "orchestrator"); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("JWT-SVID of", token.ID)
 }
 
 // workloadAPI: an application gets its own identity, and from another
@@ -118,8 +127,8 @@ func (m *mesh) workloadAPI() {
 	fetch := fmt.Sprintf("TULLE_FETCH_SVID=1 %s -test.run '^TestFetchSVID$' -test.v", self)
 	out, code := m.tulle("exec", "worker", "--", "sh", "-c", "echo at $SPIFFE_ENDPOINT_SOCKET; "+fetch)
 	socket := regexp.MustCompile(`(?m)^at (unix://.+)$`).FindStringSubmatch(out)
-	if code != 0 || socket == nil || !strings.Contains(out, "SVID of spiffe://cluster.local/ns/researchflow/sa/worker") {
-		m.t.Fatalf("worker's own SVID: %d %s", code, out)
+	if code != 0 || socket == nil || !strings.Contains(out, "\nSVID of spiffe://cluster.local/ns/researchflow/sa/worker") || !strings.Contains(out, "JWT-SVID of spiffe://cluster.local/ns/researchflow/sa/worker") {
+		m.t.Fatalf("worker's own SVIDs: %d %s", code, out)
 	}
 	out, code = m.tulle("exec", "orchestrator", "--", "sh", "-c", "SPIFFE_ENDPOINT_SOCKET="+socket[1]+" "+fetch)
 	if code == 0 || strings.Contains(out, "SVID of") {

@@ -43,23 +43,34 @@ func theirs(t test.Failer, w *world) (out map[string]*envoy, rejected error) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := server.SetupProxy(proxyOf(i))
+		asked, err := proxyOf(i, m)
+		if err != nil {
+			return nil, err
+		}
+		p := server.SetupProxy(asked)
 		e := &envoy{clusters: server.Clusters(p), listeners: server.Listeners(p), routes: server.Routes(p), endpoints: server.Endpoints(p)}
 		out[name] = e
 	}
 	return out, nil
 }
 
-func proxyOf(i *resource.Workload) *model.Proxy {
+func proxyOf(i *resource.Workload, m *meshconfig.MeshConfig) (*model.Proxy, error) {
 	p := &model.Proxy{Type: model.SidecarProxy, ID: i.Name + "." + i.Namespace, ConfigNamespace: i.Namespace, IPAddresses: []string{i.Address.String()},
 		Labels: i.Labels, Locality: util.ConvertLocality(i.Locality),
 		Metadata: &model.NodeMetadata{Namespace: i.Namespace, Labels: i.Labels, ServiceAccount: i.ServiceAccount, ClusterID: "Kubernetes", WorkloadName: i.Owner, IstioVersion: "1.31.0"}}
 	if i.Gateway {
 		p.Type = model.Router
 	}
+	if text := i.Annotations[resource.ProxyConfigAnnotation]; text != "" { // Istio's agent sends what comes of it
+		merged, err := mesh.ApplyProxyConfig(text, m)
+		if err != nil {
+			return nil, err
+		}
+		p.Metadata.ProxyConfig = (*model.NodeMetaProxyConfig)(merged.DefaultConfig)
+	}
 	// What istiod adds when a proxy connects; the fake server leaves it out.
 	p.Labels = labelutil.AugmentLabels(p.Labels, p.Metadata.ClusterID, i.Locality, "", "")
-	return p
+	return p, nil
 }
 
 // istioConfigs reads Istio's kinds with Istio's own reader and validation.
