@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -78,8 +79,9 @@ root or containers, and tells why a request is routed, refused or slow.`,
   tulle proxy-status
   tulle explain --from web --to worker:8000 --path /api/jobs`,
 		SilenceErrors: true, SilenceUsage: true,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		Args:    noSuchCommand,
+		Version: known().Version,
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &exitError{exitUsage, fmt.Sprintf("%v\nSee: %s --help", err, c.CommandPath())}
@@ -122,6 +124,20 @@ func outputFlag(c *cobra.Command) func(v any, text func(w io.Writer) error) erro
 		}
 		return &exitError{exitUsage, fmt.Sprintf("output format %q is not known: json or yaml", format)}
 	}
+}
+
+// noSuchCommand is what a command that is only a family of others says to
+// anything that is none of them.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("there is no command %q", c.CommandPath()+" "+args[0])
+	c.SuggestionsMinimumDistance = 2 // Levenshtein's; cobra's default is none
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		text += " (did you mean " + strings.Join(near, " or ") + "?)"
+	}
+	return &exitError{exitUsage, text + "\nSee: " + c.CommandPath() + " --help"}
 }
 
 // usage makes cobra's argument errors say the usage.

@@ -63,6 +63,7 @@ func getCommand() *cobra.Command {
 	}
 	output := outputFlag(c)
 	c.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace (default: all)")
+	c.Flags().BoolP("all-namespaces", "A", true, "accepted for kubectl's sake: it is the default")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		kind, name := kindAndName(args)
 		list, err := objects(c, kind, namespace, name)
@@ -70,6 +71,10 @@ func getCommand() *cobra.Command {
 			return err
 		}
 		return output(list, func(w io.Writer) error {
+			if len(list) == 0 {
+				_, err := fmt.Fprintf(w, "no %s is in force\n", kind)
+				return err
+			}
 			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 			fmt.Fprintln(t, "NAMESPACE\tNAME\tPROBLEMS\tFROM")
 			for _, r := range list {
@@ -153,6 +158,10 @@ func routesCommand() *cobra.Command {
 			return err
 		}
 		return output(rows, func(w io.Writer) error {
+			if len(rows) == 0 {
+				_, err := fmt.Fprintf(w, "no HTTP route leads to %s. For a TCP port: tulle explain --from WORKLOAD --to %s:PORT\n", args[0], args[0])
+				return err
+			}
 			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 			fmt.Fprintln(t, "PROXY\tHOST\tROUTE\tMATCH\tTO\tTIMEOUT\tRETRIES\tFROM")
 			for _, r := range rows {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -39,6 +40,9 @@ own. With -c istio-proxy they go past it, as the sidecar's own do.`,
 			}
 			if len(command) == 0 || name == "" && which.selector == "" {
 				return &exitError{exitUsage, "give a workload and a command: tulle exec web -- curl http://worker:8000/"}
+			}
+			if container != machine.AppContainer && container != machine.ProxyContainer {
+				return &exitError{exitUsage, fmt.Sprintf("there is no container %q: -c %s or %s", container, machine.AppContainer, machine.ProxyContainer)}
 			}
 			client, err := up.Connect()
 			if err != nil {

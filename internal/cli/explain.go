@@ -37,10 +37,11 @@ authorizer. Exit code 3: the request would be refused.`,
 	f.StringVarP(&q.Method, "method", "X", "GET", "HTTP method")
 	f.StringVar(&q.Path, "path", "/", "path, with query")
 	f.StringArrayVarP(&headers, "header", "H", nil, "'Name: value' (may be repeated)")
-	_ = c.MarkFlagRequired("from") // the flags exist
-	_ = c.MarkFlagRequired("to")
-	_ = c.RegisterFlagCompletionFunc("from", completeWorkloads)
+	_ = c.RegisterFlagCompletionFunc("from", completeWorkloads) // the flag exists
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if q.From == "" || q.To == "" {
+			return &exitError{exitUsage, "say who calls whom: tulle explain --from web --to worker:8000"}
+		}
 		q.Headers = map[string]string{}
 		for _, h := range headers {
 			name, value, ok := strings.Cut(h, ":")

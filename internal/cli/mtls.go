@@ -15,7 +15,7 @@ import (
 
 func mtlsCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "mtls", Short: "Check mutual TLS",
+		Use: "mtls", Short: "Check mutual TLS", Args: noSuchCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	var from, to string
@@ -93,6 +93,10 @@ Exit code 3: somebody called in plaintext.`,
 }
 
 func writeEdges(w io.Writer, edges []up.Edge) error {
+	if len(edges) == 0 {
+		_, err := fmt.Fprintln(w, "nobody has called")
+		return err
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "FROM\tTO\tADDRESS\tPROOF\tPEER\tSERIAL\tOPEN\tTOTAL\tLAST\tPOLICY")
 	for _, e := range edges {

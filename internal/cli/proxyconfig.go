@@ -22,12 +22,8 @@ func proxyConfigCommand() *cobra.Command {
 		Example: `  tulle proxy-config routes orchestrator
   tulle proxy-config clusters worker-v1-0 -o json
   tulle proxy-config secret web`,
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return &exitError{exitUsage, fmt.Sprintf("proxy-config knows listeners, routes, clusters, endpoints and secret, not %q", args[0])}
-			}
-			return c.Help()
-		},
+		Args: noSuchCommand,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(
 		proxyConfig("listeners", "listener", "Where the proxy accepts connections", func(s *ir.Snapshot) any { return s.Listeners }, listenerTable),

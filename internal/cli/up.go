@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -47,6 +48,9 @@ Host ports (--port NAME=NUMBER moves one, NAME=off leaves it out):
 			for _, r := range run {
 				name, command, ok := strings.Cut(r, "=")
 				argv := strings.Fields(command)
+				if strings.ContainsAny(command, "'\"\\$|&;<>()*?~`") {
+					argv = []string{"sh", "-c", command}
+				}
 				if !ok || len(argv) == 0 {
 					return &exitError{exitUsage, fmt.Sprintf("--run %s: want NAME=COMMAND, for example redis=redis-server", r)}
 				}
@@ -62,6 +66,9 @@ Host ports (--port NAME=NUMBER moves one, NAME=off leaves it out):
 			if err := compatible(o.CompatibilityVersion); err != nil {
 				return err
 			}
+			if _, err := netip.ParseAddr(o.Address); err != nil && o.Address != "localhost" {
+				return &exitError{exitUsage, fmt.Sprintf("--address %s: want an IP address of this machine", o.Address)}
+			}
 			if detach {
 				return detached(os.Args[1:])
 			}
@@ -75,7 +82,7 @@ Host ports (--port NAME=NUMBER moves one, NAME=off leaves it out):
 	}
 	f := c.Flags()
 	f.StringArrayVarP(&o.Paths, "filename", "f", nil, "file or folder of manifests (may be repeated)")
-	f.StringArrayVar(&run, "run", nil, "NAME=COMMAND: the program that stands for a workload")
+	f.StringArrayVar(&run, "run", nil, "NAME=COMMAND: the program that stands for a workload; sh runs it where it has quotes or other characters of the shell's")
 	f.StringArrayVarP(&ports, "port", "p", nil, "NAME=NUMBER or NAME=off: move a host port")
 	f.StringVar(&o.Address, "address", "127.0.0.1", "host address to listen on")
 	f.BoolVarP(&detach, "detach", "d", false, "return when the mesh is ready and leave it running")

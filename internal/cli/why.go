@@ -55,6 +55,10 @@ there is no such denial.`,
 			return &exitError{exitNo, fmt.Sprintf("no proxy remembers a denial %q: only the newest 256 of each workload are kept; \"tulle why\" lists them", id)}
 		}
 		return output(list, func(w io.Writer) error {
+			if len(list) == 0 {
+				_, err := fmt.Fprintln(w, "nothing was refused")
+				return err
+			}
 			if id == "" {
 				return listDenials(w, list)
 			}

@@ -36,7 +36,7 @@ func (s *choice) all(ctx context.Context, client *up.Client, name string) ([]up.
 	}
 	for _, match := range []func(w *up.WorkloadStatus) bool{
 		func(w *up.WorkloadStatus) bool { return name == "" || w.Name == name || w.Name+"."+w.Namespace == name },
-		func(w *up.WorkloadStatus) bool { return w.Owner == name },
+		func(w *up.WorkloadStatus) bool { return w.Owner == name || w.Owner+"."+w.Namespace == name },
 		func(w *up.WorkloadStatus) bool {
 			return w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
 		},
@@ -53,9 +53,18 @@ func (s *choice) all(ctx context.Context, client *up.Client, name string) ([]up.
 	}
 	var names []string
 	for _, w := range list {
-		names = append(names, w.Name)
+		if s.namespace == "" || w.Namespace == s.namespace {
+			names = append(names, w.Name)
+		}
 	}
-	return nil, fmt.Errorf("no workload %q; there are: %s", strings.TrimSpace(name+" "+s.selector), strings.Join(names, ", "))
+	asked, in := strings.TrimSpace(name+" "+s.selector), ""
+	if s.namespace != "" {
+		in = " in namespace " + s.namespace
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("there is no workload%s", in)
+	}
+	return nil, fmt.Errorf("no workload %q%s; there are: %s", asked, in, strings.Join(names, ", "))
 }
 
 func selected(selector string, labels map[string]string) bool {

@@ -90,6 +90,7 @@ type Resource struct {
 // kinds of Istio, by every name a user may type, in lower case.
 var kinds = map[string]string{
 	"virtualservice": "VirtualService", "vs": "VirtualService", "destinationrule": "DestinationRule", "dr": "DestinationRule",
+	"serviceentry": "ServiceEntry", "se": "ServiceEntry", "workloadentry": "WorkloadEntry", "we": "WorkloadEntry", "sidecar": "Sidecar",
 	"gateway": "Gateway", "gw": "Gateway", "peerauthentication": "PeerAuthentication", "pa": "PeerAuthentication",
 	"authorizationpolicy": "AuthorizationPolicy", "ap": "AuthorizationPolicy", "requestauthentication": "RequestAuthentication", "ra": "RequestAuthentication",
 }
@@ -126,6 +127,12 @@ func (c *Control) resources(w http.ResponseWriter, r *http.Request, s *State) {
 		out = list(s, s.Set.DestinationRules)
 	case "Gateway":
 		out = list(s, s.Set.Gateways)
+	case "ServiceEntry":
+		out = list(s, s.Set.ServiceEntries)
+	case "WorkloadEntry":
+		out = list(s, s.Set.WorkloadEntries)
+	case "Sidecar":
+		out = list(s, s.Set.Sidecars)
 	case "PeerAuthentication":
 		out = list(s, s.Set.PeerAuthentications)
 	case "AuthorizationPolicy":

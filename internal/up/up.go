@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"strings"
 	"time"
 
@@ -106,7 +107,11 @@ func Run(ctx context.Context, o Options) (int, error) {
 	for _, l := range set.Local {
 		s.Try = append(s.Try, l.Spec.Try...)
 	}
-	return machine.Enter(ctx, s, append([]*os.File{lock}, listeners...))
+	code, err := machine.Enter(ctx, s, append([]*os.File{lock}, listeners...))
+	if signal := syscall.Signal(code - 128); code > 128 && ctx.Err() == nil {
+		fmt.Fprintf(o.Err, "tulle: the control plane was ended by a signal (%s), and the mesh with it\n", signal)
+	}
+	return code, err
 }
 
 func known(set *resource.Set, name string) bool {
