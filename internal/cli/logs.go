@@ -47,7 +47,7 @@ shows all its replicas.`,
 			}
 			g, ctx := errgroup.WithContext(c.Context())
 			for _, w := range list {
-				path := fmt.Sprintf("/v1/logs/%s?container=%s&follow=%t&tail=%d", url.PathEscape(w.Name), url.QueryEscape(container), follow, tail)
+				path := fmt.Sprintf("/v1/logs/%s?container=%s&follow=%t&tail=%d", url.PathEscape(w.Name+"."+w.Namespace), url.QueryEscape(container), follow, tail)
 				show := func(ctx context.Context) error { return client.Copy(ctx, path, c.OutOrStdout()) }
 				if !follow {
 					if err := show(ctx); err != nil {

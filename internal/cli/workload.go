@@ -80,13 +80,13 @@ func selected(selector string, labels map[string]string) bool {
 	return true
 }
 
-// one is the first that all finds.
+// one is the first that all finds, as NAME.NAMESPACE.
 func (s *choice) one(ctx context.Context, client *up.Client, name string) (string, error) {
 	list, err := s.all(ctx, client, name)
 	if err != nil {
 		return "", err
 	}
-	return list[0].Name, nil
+	return list[0].Name + "." + list[0].Namespace, nil
 }
 
 // completeWorkloads offers the names of the running mesh.

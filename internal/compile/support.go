@@ -64,12 +64,12 @@ func (x *Index) checkVirtualService(vs *resource.VirtualService) {
 	}
 }
 
-// Workload finds an instance by pod name, else the first one by owner,
-// component or app; nil for none.
+// Workload finds an instance by pod name, else the first one by owner, either
+// with or without ".NAMESPACE", component or app; nil for none.
 func (x *Index) Workload(name string) *resource.Workload {
 	for _, match := range []func(*resource.Workload) bool{
-		func(w *resource.Workload) bool { return w.Name == name || w.Name+"."+w.Namespace == name },
-		func(w *resource.Workload) bool { return w.Owner == name },
+		func(w *resource.Workload) bool { return w.Name == name || w.Key() == name },
+		func(w *resource.Workload) bool { return w.Owner == name || w.Owner+"."+w.Namespace == name },
 		func(w *resource.Workload) bool {
 			return w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
 		},

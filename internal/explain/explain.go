@@ -66,7 +66,7 @@ func (a *Answer) end(status int, flag string) *Answer {
 }
 
 // Ask puts a request to an external authorizer that listens on a port of a
-// workload; nil when none can be reached.
+// workload (NAME.NAMESPACE); nil when none can be reached.
 type Ask func(workload string, port uint16, f *ir.ExtAuthz, e *authz.External) authz.Verdict
 
 // Explain answers. The error says that the question makes no sense (no such

@@ -67,7 +67,7 @@ func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *e
 	}
 	a.step("cluster", fmt.Sprintf("%s, one of %s by %s", c.Name, strings.Join(ready, ", "), firstLB(c.LB)), origin)
 	addr, err := netip.ParseAddrPort(pick.Address)
-	target := q.index.Workload(pick.Workload.Instance)
+	target := q.index.Workload(pick.Workload.Instance + "." + pick.Workload.Namespace)
 	if err != nil || target == nil {
 		a.leave("mtls", pick.Address+" is not a workload of this mesh", c.Origin)
 		return nil
@@ -283,7 +283,7 @@ func (k *asker) authorizer(f *ir.ExtAuthz) (string, uint16) {
 	}
 	for _, e := range set.Endpoints {
 		if addr, err := netip.ParseAddrPort(e.Address); err == nil && e.Health == ir.Healthy {
-			return e.Workload.Instance, addr.Port()
+			return e.Workload.Instance + "." + e.Workload.Namespace, addr.Port()
 		}
 	}
 	return "", 0

@@ -55,7 +55,7 @@ type pod struct {
 func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &pod{room: r, spec: s, addr: addr, ctx: ctx, cancel: cancel, processes: map[string]*os.Process{},
-		logs: map[string]*logFile{AppContainer: newLogFile(filepath.Join(r.podDir(s.Name), AppContainer+".log")), ProxyContainer: newLogFile(filepath.Join(r.podDir(s.Name), ProxyContainer+".log"))}}
+		logs: map[string]*logFile{AppContainer: newLogFile(filepath.Join(r.podDir(s), AppContainer+".log")), ProxyContainer: newLogFile(filepath.Join(r.podDir(s), ProxyContainer+".log"))}}
 }
 
 func (p *pod) workload() *resource.Workload { return p.spec.workload(p.addr, p.ready.Load()) }
@@ -92,7 +92,7 @@ func (p *pod) start() error {
 
 // files writes what is mounted into the pod.
 func (p *pod) files() error {
-	dir := p.room.podDir(p.spec.Name)
+	dir := p.room.podDir(p.spec)
 	if err := ensureDir(dir); err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ const maxSocketPath = 107
 // application; "" where there is nobody to serve, or the run's folder lies too
 // deep for the address of a socket.
 func (p *pod) identitySocket() string {
-	path := filepath.Join(p.room.podDir(p.spec.Name), "spiffe")
+	path := filepath.Join(p.room.podDir(p.spec), "spiffe")
 	if !p.spec.Sidecar || p.spec.Gateway || len(path) > maxSocketPath {
 		return ""
 	}
@@ -137,7 +137,7 @@ func (p *pod) identitySocket() string {
 }
 
 func (p *pod) volumeDir(name string) string {
-	return filepath.Join(p.room.podDir(p.spec.Name), "volumes", name)
+	return filepath.Join(p.room.podDir(p.spec), "volumes", name)
 }
 
 // writeVolumes brings the volumes' files up to date. Each file is replaced by
@@ -282,7 +282,7 @@ func (p *pod) run(container string, argv, env []string, token string) error {
 // command prepares a process of the pod, through the shim.
 func (p *pod) command(ns *netns, argv, env []string, privileged bool) *exec.Cmd {
 	spec, _ := json.Marshal(shimSpec{Argv: argv, Dir: p.spec.Dir, Hostname: p.spec.Name, Binds: p.binds, Privileged: privileged, Path: os.Getenv("PATH"),
-		Hide: p.room.opts.Dir, Keep: append([]string{p.room.podDir(p.spec.Name), p.room.opts.Plan.BuildDir}, p.room.opts.Public...)}) // plain data
+		Hide: p.room.opts.Dir, Keep: append([]string{p.room.podDir(p.spec), p.room.opts.Plan.BuildDir}, p.room.opts.Public...)}) // plain data
 	cmd := exec.Command("/proc/self/exe", ShimArg)
 	cmd.Env = append(baseEnv(), env...)
 	cmd.Env = append(cmd.Env, shimEnv+"="+string(spec))
@@ -356,7 +356,7 @@ func (p *pod) stop(ctx context.Context) {
 	for _, l := range p.logs {
 		l.Close()
 	}
-	_ = os.RemoveAll(p.room.podDir(p.spec.Name)) // the room's folder goes as a whole anyway
+	_ = os.RemoveAll(p.room.podDir(p.spec)) // the room's folder goes as a whole anyway
 }
 
 func (p *pod) awaitExit(ctx context.Context, container string, grace time.Duration) {

@@ -88,7 +88,7 @@ func (r *Room) Apply(ctx context.Context, set *resource.Set) []resource.Problem 
 	}
 	want := map[string]*podSpec{}
 	for _, s := range specs {
-		want[s.Name+"."+s.Namespace] = s
+		want[s.key()] = s
 	}
 	r.mu.Lock()
 	var stop, start []*pod
@@ -174,15 +174,15 @@ func (r *Room) changed() {
 	}
 }
 
-// find returns a pod by its name, or the first replica of a workload or
-// component of that name.
+// find returns a pod by its name, or the first replica of a workload, either
+// with or without ".NAMESPACE", or of a component of that name.
 func (r *Room) find(name string) (*pod, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	keys := slices.Sorted(maps.Keys(r.pods))
 	for _, match := range []func(*pod) bool{
-		func(p *pod) bool { return p.spec.Name == name || p.spec.Name+"."+p.spec.Namespace == name },
-		func(p *pod) bool { return p.spec.Owner == name },
+		func(p *pod) bool { return p.spec.Name == name || p.spec.key() == name },
+		func(p *pod) bool { return p.spec.Owner == name || p.spec.Owner+"."+p.spec.Namespace == name },
 		func(p *pod) bool {
 			l := p.spec.Labels
 			return l["app.kubernetes.io/component"] == name || l["app"] == name
@@ -239,7 +239,7 @@ func stopAll(ctx context.Context, pods []*pod) {
 	wg.Wait()
 }
 
-func (r *Room) podDir(name string) string { return filepath.Join(r.opts.Dir, "pods", name) }
+func (r *Room) podDir(s *podSpec) string { return filepath.Join(r.opts.Dir, "pods", s.key()) }
 
 var errNoProcess = errors.New("no process of that container is running")
 

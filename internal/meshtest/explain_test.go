@@ -53,8 +53,9 @@ func (r *runner) ask(workload string, port uint16, f *ir.ExtAuthz, e *authz.Exte
 	if f.Rego != nil {
 		return rego.DecideOnce(ctx, f, e)
 	}
+	name, _, _ := strings.Cut(workload, ".") // of its namespace, which scripts do without
 	return extauthz.AskOnce(ctx, f, func(ctx context.Context) (net.Conn, error) {
-		return r.world.pods[workload].host.dial(ctx, netip.AddrPortFrom(loopback, port))
+		return r.world.pods[name].host.dial(ctx, netip.AddrPortFrom(loopback, port))
 	}, e)
 }
 

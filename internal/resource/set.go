@@ -202,6 +202,9 @@ type Workload struct {
 	Weight  uint32            // load balancing weight; 0 is 1
 }
 
+// Key is NAME.NAMESPACE, which no other instance has; proxy-status shows it.
+func (w *Workload) Key() string { return w.Name + "." + w.Namespace }
+
 // WorkloadPort resolves a Service's targetPort by name.
 type WorkloadPort struct {
 	Name string

@@ -159,14 +159,14 @@ func (r *room) mtls(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, fmt.Sprintf("no workload in the mesh matches --from %q --to %q", from, to), http.StatusNotFound)
 		return
 	}
-	checks := []MTLSCheck{}
+	checks, label := []MTLSCheck{}, labels(r.machine.Workloads())
 	for _, t := range targets {
 		source := sources[0] // one caller is evidence enough for each target
 		if source == t && len(sources) > 1 {
 			source = sources[1]
 		}
 		for _, p := range t.Ports {
-			c := MTLSCheck{From: source.Name, To: t.Name, Address: netip.AddrPortFrom(t.Address, p.Port).String()}
+			c := MTLSCheck{From: label(source), To: label(t), Address: netip.AddrPortFrom(t.Address, p.Port).String()}
 			c.Mode, c.Policy = s.Index.PeerMode(t.Namespace, t.Labels, p.Port)
 			r.probe(req.Context(), source, &c)
 			checks = append(checks, c)
@@ -176,7 +176,7 @@ func (r *room) mtls(w http.ResponseWriter, req *http.Request) {
 }
 
 func matchesName(w *resource.Workload, name string) bool {
-	return name == "" || w.Name == name || w.Owner == name || w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
+	return name == "" || w.Name == name || w.Key() == name || w.Owner == name || w.Owner+"."+w.Namespace == name || w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
 }
 
 const probeTime = 3 * time.Second

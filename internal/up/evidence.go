@@ -65,11 +65,11 @@ type Edge struct {
 // denials answers GET /v1/denials?id=ID: the newest of every sidecar, or the
 // one with this id.
 func (r *room) denials(w http.ResponseWriter, req *http.Request) {
-	out := []Denial{}
+	out, label := []Denial{}, labels(r.machine.Workloads())
 	err := fromSidecars(r, req.Context(), "/denials?"+url.Values{"id": {req.URL.Query().Get("id")}}.Encode(), func(x *resource.Workload, list []proxy.Denial) {
 		for _, d := range list {
 			if !probed(d.Source.Addr()) {
-				out = append(out, Denial{x.Name, d})
+				out = append(out, Denial{label(x), d})
 			}
 		}
 	})
@@ -99,7 +99,7 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
-	out := []Edge{}
+	out, label := []Edge{}, labels(r.machine.Workloads())
 	err := fromSidecars(r, req.Context(), "/edges", func(x *resource.Workload, list []proxy.Edge) {
 		if !matchesName(x, to) {
 			return
@@ -110,10 +110,10 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 			}
 			name, caller := e.Source.String(), callers[e.Source]
 			if caller != nil {
-				name = caller.Name
+				name = label(caller)
 			}
 			if from == "" || caller != nil && matchesName(caller, from) {
-				out = append(out, Edge{name, x.Name, e})
+				out = append(out, Edge{name, label(x), e})
 			}
 		}
 	})
@@ -128,6 +128,20 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 // probed reports whether a connection was mtls verify's: nothing else of the
 // room calls workloads from its own address.
 func probed(source netip.Addr) bool { return source == machine.Gateway }
+
+// labels names workloads: with their namespace where another one has the name.
+func labels(list []*resource.Workload) func(*resource.Workload) string {
+	count := map[string]int{}
+	for _, x := range list {
+		count[x.Name]++
+	}
+	return func(x *resource.Workload) string {
+		if count[x.Name] > 1 {
+			return x.Key()
+		}
+		return x.Name
+	}
+}
 
 // fromSidecars reads a page of every proxy of the room, all at once; add is
 // called with one at a time. A proxy that is on its way out is left out.
@@ -160,7 +174,7 @@ func askSidecars[T any](r *room, ctx context.Context, page string, answer func(*
 		}
 		wg.Go(func() {
 			var doc T
-			err := r.sidecarJSON(ctx, x.Name, page, &doc)
+			err := r.sidecarJSON(ctx, x.Key(), page, &doc)
 			mu.Lock()
 			defer mu.Unlock()
 			answer(x, doc, err)

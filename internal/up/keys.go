@@ -27,7 +27,7 @@ func (r *room) keyClient() *http.Client {
 			}
 			switch w, at, ours := r.issuer(host, port); {
 			case w != nil:
-				return r.machine.DialLocal(ctx, w.Name, int(at))
+				return r.machine.DialLocal(ctx, w.Key(), int(at))
 			case ours:
 				return nil, fmt.Errorf("no instance of %s is ready yet", host)
 			}

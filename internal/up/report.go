@@ -111,7 +111,14 @@ func (r *room) status() []WorkloadStatus {
 func WriteWorkloads(w io.Writer, rows []WorkloadStatus) {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "WORKLOAD\tIDENTITY\tADDRESS\tMTLS\tREADY")
+	count := map[string]int{}
 	for _, r := range rows {
+		count[r.Name]++
+	}
+	for _, r := range rows {
+		if count[r.Name] > 1 {
+			r.Name += "." + r.Namespace
+		}
 		ready := "yes"
 		if !r.Ready {
 			ready = "no"

@@ -206,7 +206,7 @@ func (r *room) stale() []string {
 		status[p.Node.Name+"."+p.Node.Namespace] = &p
 	}
 	for _, w := range s.Set.Workloads {
-		p := status[w.Name+"."+w.Namespace]
+		p := status[w.Key()]
 		switch {
 		case !w.Ready:
 			out = append(out, w.Name)

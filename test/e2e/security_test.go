@@ -123,7 +123,7 @@ func applicationsReach(m *mesh) {
 	state := m.state()
 	for _, c := range []struct{ what, script, want string }{
 		{"the run's folder", "ls " + state + " | grep -v -e build -e pods", "root-cert.pem"}, // no sockets, no credential
-		{"other workloads' folders", "ls " + filepath.Join(state, "pods"), "web-0"},
+		{"other workloads' folders", "ls " + filepath.Join(state, "pods"), "web-0.researchflow"},
 		{"uncovering them", "umount " + state + " 2>/dev/null; ls " + filepath.Join(state, "api.sock") + " 2>/dev/null || echo hidden", "hidden"},
 		{"the environment of sidecars and control plane", "grep -l TULLE_SIDECAR /proc/[0-9]*/environ 2>/dev/null || echo hidden", "hidden"},
 		{"the memory of pid 1", "head -c1 /proc/1/mem 2>/dev/null || ls /proc/1/root/ 2>/dev/null || echo hidden", "hidden"},

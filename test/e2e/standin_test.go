@@ -72,6 +72,22 @@ func TestStandIns(t *testing.T) {
 		t.Errorf("mtls verify shows among the callers:\n%s", after)
 	}
 
+	// A name is free in every namespace: neither network, nor DNS, nor identity
+	// are shared.
+	m.write("local.yaml", standIns+"---\n"+strings.ReplaceAll(standIns, "shop", "mall"))
+	m.eventually(10*time.Second, func() error {
+		for _, ns := range []string{"shop", "mall"} {
+			out, _ := m.tulle("exec", "web-0."+ns, "--", "curl", "-s", "-m", "5", "http://api/x")
+			if want := "URI=spiffe://cluster.local/ns/" + ns + "/sa/default"; !strings.Contains(out, want) {
+				return fmt.Errorf("web in %s: no %s in %q", ns, want, out)
+			}
+			if out, _ := m.tulle("proxy-config", "secret", "web", "-n", ns); !strings.Contains(out, "/ns/"+ns+"/") {
+				return fmt.Errorf("the certificate of web in %s is %s", ns, out)
+			}
+		}
+		return nil
+	})
+
 	// An application that cannot be started is not ready, and the user is told.
 	m.write("local.yaml", standIns+`---
 apiVersion: tulle.dev/v1alpha1
