@@ -195,11 +195,11 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 	case d.Allow && name == "" && len(missed) == 0:
 		a.step("authorize", "no policy applies: allowed", ir.Origin{})
 	case d.Allow:
-		a.step("authorize", "allowed by "+firstText(name, "default: no policy refuses")+external(&d), matched, missed...)
+		a.step("authorize", "allowed by "+firstText(name, "default: no policy refuses")+external(&d, c.Filters), matched, missed...)
 	case d.Policy == "":
 		a.step("authorize", "refused: ALLOW policies exist and none matches", ir.Origin{}, missed...)
 	default:
-		a.step("authorize", fmt.Sprintf("refused by %s %s%s", d.Action, d.Policy, external(&d)), d.Origin, missed...)
+		a.step("authorize", fmt.Sprintf("refused by %s %s%s", d.Action, d.Policy, external(&d, c.Filters)), d.Origin, missed...)
 	}
 	a.Allowed = d.Allow
 	if d.Allow {
@@ -223,8 +223,14 @@ func firstText(a, b string) string {
 	return b
 }
 
-func external(d *authz.Decision) string {
+// external is what an authorizer said, or why it cannot be asked.
+func external(d *authz.Decision, filters []ir.Filter) string {
 	if d.External == nil {
+		for _, f := range filters {
+			if d.Provider != "" && f.ExtAuthz != nil && f.ExtAuthz.Provider == d.Provider {
+				return " (provider " + d.Provider + ": " + f.ExtAuthz.Broken + ")"
+			}
+		}
 		return ""
 	}
 	if d.External.Err != nil {
