@@ -35,6 +35,7 @@ func (x *Index) checkSupport() {
 		x.checkPrincipals(p)
 		x.checkTargets(&p.Meta, p.Spec)
 	}
+	x.checkReferences()
 	x.checkPolicies()
 	for _, g := range x.set.Gateways {
 		for i, s := range g.Spec.Servers {
