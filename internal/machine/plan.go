@@ -17,6 +17,7 @@ import (
 
 // podSpec is one replica to run. Two equal specs need no restart.
 type podSpec struct {
+	from                              *resource.Meta // its Deployment, StatefulSet or Job
 	Name, Namespace, Owner, OwnerKind string
 	Labels, Annotations               map[string]string
 	ServiceAccount                    string
@@ -88,6 +89,7 @@ func plan(set *resource.Set, o PlanOptions) ([]*podSpec, []resource.Problem) {
 	for _, j := range set.Jobs {
 		p.workload(&j.Meta, &j.Spec.Spec.Template, 1, true)
 	}
+	p.outside()
 	return p.pods, p.problems
 }
 
@@ -124,6 +126,7 @@ func (p *planner) workload(m *resource.Meta, t *corev1.PodTemplateSpec, n int, o
 	c := &t.Spec.Containers[0]
 	for i := range n {
 		s := &podSpec{
+			from: m,
 			Name: fmt.Sprintf("%s-%d", m.Name, i), Namespace: m.Namespace, Owner: m.Name, OwnerKind: m.Kind,
 			Labels: maps.Clone(t.Labels), Annotations: t.Annotations, ServiceAccount: t.Spec.ServiceAccountName,
 			Ready: c.ReadinessProbe, Live: c.LivenessProbe, Startup: c.StartupProbe, Once: once, Grace: 5,
@@ -156,10 +159,29 @@ func (p *planner) injected(s *podSpec) bool {
 	}
 	for _, ns := range p.set.Namespaces {
 		if ns.Name == s.Namespace {
-			return ns.Labels["istio-injection"] == "enabled"
+			if v, ok := ns.Labels["istio-injection"]; ok {
+				return v == "enabled"
+			}
+			return ns.Labels["istio.io/rev"] != ""
 		}
 	}
 	return false
+}
+
+// outside warns of namespaces that say nothing about injection and have
+// workloads that say nothing either: without a sidecar no rule is in force there.
+func (p *planner) outside() {
+	said := map[string]bool{}
+	for _, ns := range p.set.Namespaces {
+		said[ns.Name] = ns.Labels["istio-injection"] != "" || ns.Labels["istio.io/rev"] != ""
+	}
+	for _, s := range p.pods {
+		if _, ok := s.Labels["sidecar.istio.io/inject"]; ok || s.Sidecar || said[s.Namespace] || s.Annotations["sidecar.istio.io/inject"] != "" {
+			continue
+		}
+		said[s.Namespace] = true
+		p.warn(s.from, "metadata.namespace", "namespace "+s.Namespace+" does not ask for sidecars: its workloads run outside the mesh (IST0102)", "label the Namespace istio-injection: enabled")
+	}
 }
 
 func (p *planner) volumes(m *resource.Meta, s *podSpec, spec *corev1.PodSpec, c *corev1.Container) {

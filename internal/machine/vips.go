@@ -49,13 +49,13 @@ func (v vips) of(name string) netip.Addr {
 }
 
 // Planned is the set as Room would complete it, with a ready instance for every
-// replica that would run. It starts nothing.
-func Planned(set *resource.Set) *resource.Set {
+// replica that would run, and what is wrong with these. It starts nothing.
+func Planned(set *resource.Set) (*resource.Set, []resource.Problem) {
 	out := vips{}.assign(set)
-	specs, _ := plan(set, PlanOptions{}) // how they would run is not asked
+	specs, problems := plan(set, PlanOptions{}) // with which programs is not asked
 	for i, s := range specs {
 		addr := netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})
 		out.Workloads = append(out.Workloads[:len(out.Workloads):len(out.Workloads)], s.workload(addr, true))
 	}
-	return out
+	return out, problems
 }

@@ -84,7 +84,10 @@ func injected(set *resource.Set, namespace string, t *corev1.PodTemplateSpec) bo
 	}
 	for _, ns := range set.Namespaces {
 		if ns.Name == namespace {
-			return ns.Labels["istio-injection"] == "enabled"
+			if v, ok := ns.Labels["istio-injection"]; ok {
+				return v == "enabled"
+			}
+			return ns.Labels["istio.io/rev"] != ""
 		}
 	}
 	return false

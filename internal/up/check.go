@@ -2,6 +2,7 @@ package up
 
 import (
 	"log/slog"
+	"slices"
 
 	"github.com/tulle-mesh/tulle/internal/control"
 	"github.com/tulle-mesh/tulle/internal/machine"
@@ -15,12 +16,12 @@ import (
 // there, or a rule that is never reached.
 func Check(paths []string) []resource.Problem {
 	update := (&source.Files{Paths: paths, Log: slog.New(slog.DiscardHandler)}).Load()
-	set := machine.Planned(update.Set)
+	set, problems := machine.Planned(update.Set)
 	if len(set.Workloads) > 0 && len(set.Gateways) > 0 { // without workloads it is a part: what it names may be elsewhere
 		set.Workloads = append(set.Workloads, ingressGateway())
 	}
 	set.Secrets = withCredentials(set, func(g *resource.Gateway, name string, _ []string) *resource.Secret {
 		return tlsSecret(g.Namespace, name, []byte("chain"), []byte("key")) // they are passed on, not read
 	})
-	return append(update.Problems, control.Check(set)...)
+	return slices.Concat(update.Problems, problems, control.Check(set))
 }
