@@ -98,13 +98,13 @@ func writeEdges(w io.Writer, edges []up.Edge) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(t, "FROM\tTO\tADDRESS\tPROOF\tPEER\tSERIAL\tOPEN\tTOTAL\tLAST\tPOLICY")
+	fmt.Fprintln(t, "FROM\tTO\tADDRESS\tSNI\tPROOF\tPEER\tSERIAL\tOPEN\tTOTAL\tLAST\tPOLICY")
 	for _, e := range edges {
 		proof := e.Mode
 		if e.TLSVersion != "" {
 			proof += " " + e.TLSVersion + " " + e.Cipher
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", e.From, e.To, e.Address, proof, cmp.Or(e.Peer, "-"), cmp.Or(shortSerial(e.PeerSerial), "-"),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", e.From, e.To, e.Address, cmp.Or(e.SNI, "-"), proof, cmp.Or(e.Peer, "-"), cmp.Or(shortSerial(e.PeerSerial), "-"),
 			e.Open, e.Connections, e.Last.Local().Format(time.TimeOnly), e.Policy)
 	}
 	return t.Flush()

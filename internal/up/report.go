@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -139,13 +140,15 @@ func (r *room) report() {
 	WriteWorkloads(p.out, rows)
 	fmt.Fprintln(p.out)
 	t := tabwriter.NewWriter(p.out, 0, 0, 3, ' ', 0)
-	for _, u := range []struct{ title, url string }{
+	for _, u := range []struct{ title, what string }{
 		{"gateway", strings.TrimSpace(r.url("gateway", "http") + "  " + r.url("gateway-https", "https"))},
 		{"OPA", r.url("opa", "http")},
 		{"ext_authz", r.url("opa-grpc", "grpc")},
+		{"root", r.root()},
+		{"access log", r.accessLog()},
 	} {
-		if u.url != "" {
-			fmt.Fprintf(t, "%s\t%s\n", u.title, u.url)
+		if u.what != "" {
+			fmt.Fprintf(t, "%s\t%s\n", u.title, u.what)
 		}
 	}
 	_ = t.Flush()
@@ -153,4 +156,22 @@ func (r *room) report() {
 		fmt.Fprintf(p.out, "\n%s\n  %s\n", p.bold("# "+try.Title), fill(try.Command, r.url("gateway", "http"), r.spec.Tokens))
 	}
 	fmt.Fprintf(p.out, "\nready in %.1f s\n", time.Since(r.spec.Started).Seconds())
+}
+
+// root says what a client of the gateway's HTTPS needs where the Secret is not
+// the user's own.
+func (r *room) root() string {
+	if r.url("gateway-https", "https") == "" {
+		return ""
+	}
+	return filepath.Join(r.spec.Dir, rootFile) + "  (curl --cacert: it signs what has no certificate of its own)"
+}
+
+// accessLog says how to turn the access log on where it is off, Istio's default:
+// it is what one looks for first.
+func (r *room) accessLog() string {
+	if s := r.control.State(); s == nil || s.Set.Mesh.GetAccessLogFile() != "" {
+		return ""
+	}
+	return "off; accessLogFile: /dev/stdout in the MeshConfig (key mesh of ConfigMap istio-system/istio) turns it on"
 }

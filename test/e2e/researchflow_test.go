@@ -88,7 +88,7 @@ func throughTheGateway(m *mesh) {
 
 func https(m *mesh) {
 	m.need("curl")
-	out, err := exec.Command("curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "https://"+m.https+"/").Output()
+	out, err := exec.Command("curl", "-s", "--cacert", filepath.Join(m.state(), "root-cert.pem"), "-o", "/dev/null", "-w", "%{http_code}", "https://"+m.https+"/").Output()
 	if err != nil || string(out) != "200" {
 		m.t.Errorf("curl: %s %v", out, err)
 	}
