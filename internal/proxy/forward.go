@@ -168,7 +168,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 		if reused && (idempotent && fail.kind == failReset && silent || x.bodyDone && fail.kind == failRefused) {
 			continue // the pool's fault, not the host's: does not count as a try
 		}
-		if fail.kind == failReset || fail.kind == failRefused || fail.kind == failTry {
+		if fail.kind != failFinal {
 			x.report(upstream.Outcome{Local: true})
 		}
 		return fail
@@ -234,10 +234,13 @@ func (x *exchange) timedOut() *failure {
 func (x *exchange) exchangeOnce(limit time.Time) *failure {
 	x.sentAt = time.Now()
 	if err := x.send(); err != nil {
-		// The upstream may have answered before it closed: look.
-		if errors.Is(err, h2.ErrNoExtendedConnect) {
+		switch {
+		case errors.Is(err, h2.ErrNoExtendedConnect):
 			return &failure{&noUpgrade, failFinal}
+		case errors.Is(err, upstream.ErrUnsettled):
+			return &failure{&connectTimeout, failConnect}
 		}
+		// The upstream may have answered before it closed: look.
 	}
 	for {
 		err := x.awaitHead(limit)
