@@ -186,6 +186,9 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	if !errors.As(err, &ce) || c.Stats().WriteStalls != 1 {
 		t.Errorf("%v, %+v", err, c.Stats())
 	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v: looks like a deadline of the stream's, after which one may wait on", err)
+	}
 }
 
 func TestKeepalive(t *testing.T) {
@@ -198,6 +201,9 @@ func TestKeepalive(t *testing.T) {
 	}
 	if c.Stats().PingTimeouts != 1 {
 		t.Error(c.Stats())
+	}
+	if err := c.Err(); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v: looks like a deadline of the stream's, after which one may wait on", err)
 	}
 }
 
