@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -312,4 +313,34 @@ func TestExtendedConnect(t *testing.T) {
 	}
 	nc.Close()
 	s.Close() // twice does no harm
+}
+
+// A client that does not answer the PING between the two GOAWAYs does not keep
+// a draining connection.
+func TestShutdownOfAMuteClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		c := NewConn(b, Options{Server: true})
+		r := newRaw(t, a)
+		ended := make(chan error, 1)
+		go func() { ended <- c.Serve() }()
+		go func() {
+			io.WriteString(a, Preface)
+			r.fr.WriteSettings()
+		}()
+		start, goAways := time.Now(), 0
+		c.Shutdown()
+		if err := r.until(func(f http2.Frame) bool {
+			if f.Header().Type == http2.FrameGoAway {
+				goAways++
+			}
+			return false
+		}); !errors.Is(err, io.EOF) {
+			t.Error(err)
+		}
+		<-ended
+		if took := time.Since(start); took != drainWait || goAways != 2 {
+			t.Errorf("%v, %d GOAWAYs", took, goAways)
+		}
+	})
 }
