@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	goruntime "runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -57,4 +59,34 @@ func TestGoneWhileTheBodyIsAwaited(t *testing.T) {
 	}
 	<-reading
 	raw.Close()
+}
+
+// The goroutine that reads a body may be told to stop before it has begun: what
+// it arms then must not undo that, or it waits for minutes.
+func TestWakeBeforeTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		c := newHTTP1Conn(newDownstream(New(Options{}), netip.AddrPort{}, server))
+		go io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+		if err := c.ReadRequest(&c.x.req); err != nil {
+			t.Fatal(err)
+		}
+		wait := func() time.Duration {
+			start := time.Now()
+			c.readBy(start.Add(streamIdle), deadlineSlack)
+			if _, _, err := c.Next(); !isTimeout(err) {
+				t.Error(err)
+			}
+			return time.Since(start)
+		}
+		c.wake()
+		if took := wait(); took != 0 {
+			t.Errorf("woken, it waited for %v", took)
+		}
+		c.rearm()
+		if took := wait(); took != streamIdle {
+			t.Errorf("armed again, it waited for %v", took)
+		}
+	})
 }
