@@ -62,6 +62,9 @@ func (x *exchange) forward() {
 	for {
 		x.attempt++
 		fail := x.try(f)
+		if x.attempt > 1 { // mayRetry took a place for it
+			x.cluster.EndRetry()
+		}
 		if x.mayRetry(f, fail) {
 			x.noteTry(fail)
 			x.retryAfterPause(f)
