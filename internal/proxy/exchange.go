@@ -61,6 +61,7 @@ type current struct {
 
 	cluster *upstream.Cluster
 	host    *upstream.Host
+	busy    *upstream.Host // counts this request: host, unless between tries
 	up      upstream.Carrier
 	hashed  upstream.Hash // what consistent hashing looked at
 	attempt int

@@ -50,6 +50,7 @@ func (x *exchange) forward() {
 		return
 	}
 	defer x.cluster.EndRequest()
+	defer x.leaveHost()
 	x.prepareRequest(f)
 	if !x.readAhead() {
 		return
@@ -149,7 +150,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	x.tried = append(x.tried, x.host)
 	x.rec.UpstreamHost = x.host.Address
 	x.host.Begin()
-	defer x.host.End()
+	x.busy = x.host
 
 	limit := x.tryDeadline()
 	// A request that must not be sent twice gets a connection that is known to
@@ -175,6 +176,14 @@ func (x *exchange) try(f *ir.Forward) *failure {
 			x.report(upstream.Outcome{Local: true})
 		}
 		return fail
+	}
+}
+
+// leaveHost ends what try began: with the response's end or before another try.
+func (x *exchange) leaveHost() {
+	if x.busy != nil {
+		x.busy.End()
+		x.busy = nil
 	}
 }
 

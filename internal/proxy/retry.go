@@ -149,6 +149,7 @@ func (x *exchange) retryAfterPause(f *ir.Forward) {
 		x.rec.GRPCStatus = ""
 	}
 	x.discardResponse()
+	x.leaveHost()
 	base := f.Retry.Backoff.D()
 	if base == 0 {
 		base = defaultBackoff
