@@ -2,7 +2,8 @@ package h1
 
 import (
 	"bytes"
-	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/header"
 )
 
 // nextChunk returns data of the current chunk, or opens the next one
@@ -123,18 +124,6 @@ func parseChunkSize(line []byte) (int64, error) {
 	return n, nil
 }
 
-// notInTrailer: what frames, routes or authorizes a message, or says where it
-// came from, has been decided by the time a trailer arrives (RFC 9110 section
-// 6.5.1).
-func notInTrailer(name string) bool {
-	switch name {
-	case "transfer-encoding", "content-length", "host", "connection", "keep-alive", "proxy-connection", "upgrade", "te", "trailer", "expect",
-		"authorization", "proxy-authorization", "cookie", "set-cookie", "forwarded":
-		return true
-	}
-	return strings.HasPrefix(name, "x-forwarded-")
-}
-
 // readTrailers parses the trailer section. Fields that frame or route a
 // message are not allowed there (RFC 9110 section 6.5.1).
 func (r *Reader) readTrailers() error {
@@ -154,7 +143,7 @@ func (r *Reader) readTrailers() error {
 		if err != nil {
 			return err
 		}
-		if notInTrailer(name) {
+		if !header.MayTrail(name) {
 			return bad("http1.invalid_trailer")
 		}
 		// The line may be overwritten by the next fill: copy.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -187,6 +188,9 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	if !errors.As(err, &ce) || c.Stats().WriteStalls != 1 {
 		t.Errorf("%v, %+v", err, c.Stats())
 	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v: looks like a deadline of the stream's, after which one may wait on", err)
+	}
 }
 
 // TestServerOfHTTP1: a port whose name promises too much.
@@ -212,6 +216,9 @@ func TestKeepalive(t *testing.T) {
 	}
 	if c.Stats().PingTimeouts != 1 {
 		t.Error(c.Stats())
+	}
+	if err := c.Err(); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v: looks like a deadline of the stream's, after which one may wait on", err)
 	}
 }
 
@@ -320,4 +327,34 @@ func TestExtendedConnect(t *testing.T) {
 	}
 	nc.Close()
 	s.Close() // twice does no harm
+}
+
+// A client that does not answer the PING between the two GOAWAYs does not keep
+// a draining connection.
+func TestShutdownOfAMuteClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		c := NewConn(b, Options{Server: true})
+		r := newRaw(t, a)
+		ended := make(chan error, 1)
+		go func() { ended <- c.Serve() }()
+		go func() {
+			io.WriteString(a, Preface)
+			r.fr.WriteSettings()
+		}()
+		start, goAways := time.Now(), 0
+		c.Shutdown()
+		if err := r.until(func(f http2.Frame) bool {
+			if f.Header().Type == http2.FrameGoAway {
+				goAways++
+			}
+			return false
+		}); !errors.Is(err, io.EOF) {
+			t.Error(err)
+		}
+		<-ended
+		if took := time.Since(start); took != drainWait || goAways != 2 {
+			t.Errorf("%v, %d GOAWAYs", took, goAways)
+		}
+	})
 }

@@ -215,8 +215,9 @@ func (c *Conn) Close() error {
 
 // Shutdown begins the end: no new streams, those that are open go on; when the
 // last is closed the connection closes. A server sends GOAWAY twice, so that
-// requests on their way are not lost (RFC 9113 section 6.8). An owner whose
-// patience is bounded calls Close afterwards: a peer may never answer or end.
+// requests on their way are not lost (RFC 9113 section 6.8): the second follows
+// the client's answer to a PING, or drainWait. An owner whose patience is bounded
+// calls Close afterwards: the streams may never end.
 func (c *Conn) Shutdown() {
 	c.mu.Lock()
 	defer c.unlock()
@@ -229,8 +230,22 @@ func (c *Conn) Shutdown() {
 		c.output.buf = appendGoAway(c.output.buf, maxStreamID, NoError, "")
 		c.output.buf = appendPing(c.output.buf, false, drainPing)
 		c.flushAsync()
+		c.timer.drainAt = time.Now().Add(drainWait)
+		c.timer.arm(c.timer.drainAt)
 		return
 	}
+	c.closeDrained()
+}
+
+// drainWait bounds the wait for the answer to the PING between the two GOAWAYs
+// (Envoy's drain_timeout).
+const drainWait = 5 * time.Second
+
+// drained sends the second GOAWAY: what the client sent before it heard the
+// first is here now. With mu held.
+func (c *Conn) drained() {
+	c.drainPing = false
+	c.finalGoAway(NoError)
 	c.closeDrained()
 }
 

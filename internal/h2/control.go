@@ -106,11 +106,8 @@ func (c *Conn) onPing(f *frame) error {
 	case data == keepPing:
 		c.timer.asked = false
 	case data == drainPing && c.drainPing:
-		// What the client sent before it heard the first GOAWAY is here now.
-		c.drainPing = false
-		c.finalGoAway(NoError)
 		c.in.answered = true
-		c.closeDrained()
+		c.drained()
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package h2
 import (
 	"errors"
 	"fmt"
-	"os"
 )
 
 // Code is an HTTP/2 error code (RFC 9113 section 7).
@@ -88,7 +87,7 @@ var (
 	// ErrClosed is what streams and Serve return after Close.
 	ErrClosed = errors.New("http2: connection closed")
 
-	errStalled    = os.ErrDeadlineExceeded
+	errStalled    = errors.New("timed out") // no os.ErrDeadlineExceeded: that is a stream's, and may be waited past
 	errStreamDone = errors.New("http2: write after the end of the stream")
 )
 

@@ -64,6 +64,10 @@ func (m *message) field(e *entry) {
 		m.fault("field value")
 	case e.name[0] == ':':
 		m.pseudo(e.name, e.value)
+	case m.trailer && !header.MayTrail(e.name):
+		m.fault("field that may not be a trailer")
+	case m.trailer:
+		m.h.Fields.Add(e.name, e.value)
 	default:
 		m.regular = true
 		m.ordinary(e.name, e.value)
@@ -136,12 +140,10 @@ func (m *message) ordinary(name, value string) {
 		h.Trailers = true
 		return
 	case "content-length":
-		if !m.trailer {
-			m.length(value)
-			return
-		}
+		m.length(value)
+		return
 	case "host":
-		if m.request && !m.trailer {
+		if m.request {
 			if m.hasHost && m.host != value {
 				m.fault("host repeated")
 			}

@@ -20,6 +20,9 @@ func (s *Stream) WriteHead(h *header.Head, end bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := s.mayWrite(); err != nil {
+		if !c.opts.Server && s.id == 0 { // the connection ended before it knew of the stream: nobody else tells who waits
+			s.fail(ErrGoingAway)
+		}
 		return err
 	}
 	if !c.opts.Server {

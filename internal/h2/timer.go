@@ -19,6 +19,7 @@ type timer struct {
 	checked uint64        // reads when the last PING check ran
 	asked   bool          // a PING is unanswered
 	pingAt  time.Time     // next check, zero without keepalive
+	drainAt time.Time     // the second GOAWAY waits no longer
 }
 
 func (t *timer) init(c *Conn) { t.c = c }
@@ -68,6 +69,19 @@ func (t *timer) fire() {
 	}
 	t.checkWrite(now)
 	t.checkPing(now)
+	t.checkDrain(now)
+}
+
+// checkDrain ends the wait for a client that does not answer the drain's PING.
+func (t *timer) checkDrain(now time.Time) {
+	switch {
+	case !t.c.drainPing:
+	case now.Before(t.drainAt):
+		t.arm(t.drainAt)
+	default:
+		t.c.drained()
+		t.c.flushAsync()
+	}
 }
 
 // due reports whether a wait is over its deadline, and arms the timer if it

@@ -3,8 +3,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -47,7 +45,7 @@ type downstream struct {
 
 	fd   syscall.RawConn
 	gone bool // scratch of closedByPeer
-	poll func(fd uintptr) bool
+	poll func(fd uintptr)
 
 	// peerInfo is what the peer says of its workload, with its first request;
 	// metrics only. TLS may have proved no more than the principal.
@@ -229,10 +227,8 @@ func (d *downstream) closedByPeer() bool {
 		return ok && c.PeerClosed()
 	}
 	d.gone = false
-	if err := d.fd.Read(d.poll); err != nil && !errors.Is(err, syscall.EAGAIN) {
-		return errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF)
-	}
-	return d.gone
+	// Not fd.Read: that waits for whoever reads the request's body.
+	return d.fd.Control(d.poll) != nil || d.gone // an error: it is closed
 }
 
 // follow takes up the configuration in force: one request sees one

@@ -9,12 +9,11 @@ import (
 
 // pollFD asks for hang-up only, so that bytes the peer has sent meanwhile do
 // not hide that it has left.
-func (d *downstream) pollFD(fd uintptr) bool {
+func (d *downstream) pollFD(fd uintptr) {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	if n, err := unix.Poll(p, 0); err == nil && n > 0 {
 		d.gone = p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
 	}
-	return true
 }
 
 // originalDst reads where a connection was going before nftables redirected

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-func (d *downstream) pollFD(uintptr) bool { return true }
+func (d *downstream) pollFD(uintptr) {}
 
 // originalDst exists on Linux only; elsewhere listeners are reached directly.
 func originalDst(net.Conn) (netip.AddrPort, bool) { return netip.AddrPort{}, false }

@@ -61,6 +61,7 @@ type current struct {
 
 	cluster *upstream.Cluster
 	host    *upstream.Host
+	busy    *upstream.Host // counts this request: host, unless between tries
 	up      upstream.Carrier
 	hashed  upstream.Hash // what consistent hashing looked at
 	attempt int
@@ -147,7 +148,7 @@ func (x *exchange) identify() bool {
 	}
 	x.path, x.query = normal, query
 	x.grpc = isGRPC(&x.req.Fields)
-	if x.req.Upgrade != "" && !x.upgradeAllowed() {
+	if x.method == "CONNECT" || x.req.Upgrade != "" && !x.upgradeAllowed() { // without path it would pass for a request that has one
 		x.reply(&upgradeRefused)
 		return false
 	}

@@ -50,6 +50,7 @@ func (x *exchange) forward() {
 		return
 	}
 	defer x.cluster.EndRequest()
+	defer x.leaveHost()
 	x.prepareRequest(f)
 	if !x.readAhead() {
 		return
@@ -62,6 +63,9 @@ func (x *exchange) forward() {
 	for {
 		x.attempt++
 		fail := x.try(f)
+		if x.attempt > 1 { // mayRetry took a place for it
+			x.cluster.EndRetry()
+		}
 		if x.mayRetry(f, fail) {
 			x.noteTry(fail)
 			x.retryAfterPause(f)
@@ -146,7 +150,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	x.tried = append(x.tried, x.host)
 	x.rec.UpstreamHost = x.host.Address
 	x.host.Begin()
-	defer x.host.End()
+	x.busy = x.host
 
 	limit := x.tryDeadline()
 	// A request that must not be sent twice gets a connection that is known to
@@ -168,10 +172,18 @@ func (x *exchange) try(f *ir.Forward) *failure {
 		if reused && (idempotent && fail.kind == failReset && silent || x.bodyDone && fail.kind == failRefused) {
 			continue // the pool's fault, not the host's: does not count as a try
 		}
-		if fail.kind == failReset || fail.kind == failRefused || fail.kind == failTry {
+		if fail.kind != failFinal {
 			x.report(upstream.Outcome{Local: true})
 		}
 		return fail
+	}
+}
+
+// leaveHost ends what try began: with the response's end or before another try.
+func (x *exchange) leaveHost() {
+	if x.busy != nil {
+		x.busy.End()
+		x.busy = nil
 	}
 }
 
@@ -234,10 +246,13 @@ func (x *exchange) timedOut() *failure {
 func (x *exchange) exchangeOnce(limit time.Time) *failure {
 	x.sentAt = time.Now()
 	if err := x.send(); err != nil {
-		// The upstream may have answered before it closed: look.
-		if errors.Is(err, h2.ErrNoExtendedConnect) {
+		switch {
+		case errors.Is(err, h2.ErrNoExtendedConnect):
 			return &failure{&noUpgrade, failFinal}
+		case errors.Is(err, upstream.ErrUnsettled):
+			return &failure{&connectTimeout, failConnect}
 		}
+		// The upstream may have answered before it closed: look.
 	}
 	for {
 		err := x.awaitHead(limit)

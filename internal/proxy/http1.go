@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/h1"
@@ -29,6 +30,7 @@ type http1Conn struct {
 	w             h1.Writer
 	readDeadline  time.Time
 	writeDeadline time.Time
+	woken         atomic.Bool // no wait for the body until rearm
 	x             exchange
 	resting       *resting // set when the connection is to go on as that
 }
@@ -110,6 +112,9 @@ func (c *http1Conn) readBy(t time.Time, slack time.Duration) {
 	}
 	c.readDeadline = t
 	c.conn.SetReadDeadline(t)
+	if c.woken.Load() { // wake came first, or between the two: its deadline stays
+		c.conn.SetReadDeadline(past)
+	}
 }
 
 func (c *http1Conn) writeBy(t time.Time, slack time.Duration) {
@@ -172,9 +177,16 @@ func (c *http1Conn) watch(up upstream.Carrier) {
 	}
 }
 
-func (c *http1Conn) wake() { c.conn.SetReadDeadline(time.Unix(1, 0)) }
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+func (c *http1Conn) wake() {
+	c.woken.Store(true)
+	c.conn.SetReadDeadline(past)
+}
 
 func (c *http1Conn) rearm() {
+	c.woken.Store(false)
 	c.readDeadline = time.Time{}
 	c.conn.SetReadDeadline(time.Time{})
 }

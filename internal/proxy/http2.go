@@ -59,9 +59,9 @@ func (d *downstream) serveHTTP2(early []byte) {
 	c.lastDone.Store(time.Now().UnixNano())
 	c.idleLimit = d.idleTimeout()
 	c.idle = time.AfterFunc(c.idleLimit, c.closeIfUnused)
-	c.idle.Reset(c.nextLook(0))     // not at once: the function looks at c.idle
-	if !d.setShutdown(c.shutdown) { // drained while we were getting ready
-		c.h2.Close()
+	c.idle.Reset(c.nextLook(0))        // not at once: the function looks at c.idle
+	if !d.setShutdown(c.h2.Shutdown) { // drained while we were getting ready
+		c.h2.Shutdown()
 	}
 	err := c.h2.Serve()
 	c.idle.Stop()
@@ -78,7 +78,7 @@ func (c *http2Conn) accept(stream *h2.Stream) {
 	if !c.follow() {
 		stream.Reset(h2.RefusedStream)
 		stream.Close()
-		c.shutdown()
+		c.h2.Shutdown()
 		return
 	}
 	s, waits := c.take()
@@ -110,9 +110,6 @@ func (s *http2Stream) serve() (waits bool) {
 	s.Stream.Close()
 	if c.streams.Add(-1) == 0 {
 		c.lastDone.Store(time.Now().UnixNano())
-		if c.isClosing() {
-			c.h2.Close()
-		}
 	}
 	return c.give(s)
 }
@@ -174,15 +171,6 @@ func (c *http2Conn) dismiss(ended bool) {
 	c.mu.Unlock()
 	for _, s := range free {
 		s.next <- false
-	}
-}
-
-// shutdown tells the peer to open no more streams; the connection closes with
-// the last one.
-func (c *http2Conn) shutdown() {
-	c.h2.Shutdown()
-	if c.streams.Load() == 0 {
-		c.h2.Close()
 	}
 }
 

@@ -104,7 +104,11 @@ func (x *exchange) answerHTTP(status int, body string) error {
 	res := &x.res
 	res.Reset()
 	res.Status = status
-	res.Framing, res.Length, res.HasLength = header.Length, int64(len(body)), status != 204 && status != 304
+	bodyless := status == 204 || status == 304
+	if bodyless { // what followed the head would be the next response (RFC 9112 section 6.3)
+		body = ""
+	}
+	res.Framing, res.Length, res.HasLength = header.Length, int64(len(body)), !bodyless
 	if body != "" {
 		res.Fields.Add("content-type", "text/plain")
 	}

@@ -14,7 +14,7 @@ import (
 const defaultBackoff = 25 * time.Millisecond
 
 // mayRetry decides whether another try follows, and if so takes its slot in
-// the retry breaker. A request whose body is not here to be repeated is only
+// the retry breaker, until that try has its answer. A request whose body is not here to be repeated is only
 // retried if nothing of it was sent.
 func (x *exchange) mayRetry(f *ir.Forward, fail *failure) bool {
 	r := f.Retry
@@ -144,12 +144,12 @@ func (x *exchange) grpcStatusIs(condition string) bool {
 // retryAfterPause gives back the failed try's connection and waits out the
 // backoff, or what is left of the exchange's time.
 func (x *exchange) retryAfterPause(f *ir.Forward) {
-	defer x.cluster.EndRetry()
 	if x.grpc && x.up != nil {
 		x.settle(true)
 		x.rec.GRPCStatus = ""
 	}
 	x.discardResponse()
+	x.leaveHost()
 	base := f.Retry.Backoff.D()
 	if base == 0 {
 		base = defaultBackoff

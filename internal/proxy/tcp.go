@@ -34,6 +34,8 @@ func (d *downstream) serveTCP() {
 		return
 	}
 	defer up.Close()
+	s.host.Begin()
+	defer s.host.End()
 	defer d.watch(s.stillAllowed, d.abort)()
 	s.series = d.p.metrics.Series(s.key(d.rt))
 	if s.series != nil {

@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"net"
-	"os"
 	"slices"
 	"time"
 
@@ -37,7 +36,8 @@ var _ Carrier = (*Stream)(nil)
 func (s *Stream) Protocol() string { return telemetry.HTTP2 }
 
 // WriteHead implements Carrier. An upgrade waits for the peer's SETTINGS, which
-// say whether it accepts one (RFC 8441 section 3).
+// say whether it accepts one (RFC 8441 section 3), until the connect timeout:
+// ErrUnsettled.
 func (s *Stream) WriteHead(h *header.Head, end bool) error {
 	if h.Upgrade != "" {
 		timer := time.NewTimer(s.conn.host.cluster.connectTimeout())
@@ -45,7 +45,7 @@ func (s *Stream) WriteHead(h *header.Head, end bool) error {
 		select {
 		case <-s.Stream.Conn().Settled():
 		case <-timer.C:
-			return os.ErrDeadlineExceeded
+			return ErrUnsettled
 		}
 		return s.Stream.WriteHead(h, false)
 	}

@@ -88,7 +88,7 @@ func (c *Cluster) count(h *Host, n *atomic.Uint32, limit uint32, conf *ir.Outlie
 func (c *Cluster) eject(h *Host, conf *ir.Outlier) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h.ejected.Load() || c.closed || h.removed.Load() {
+	if h.ejected.Load() || c.closed || h.removed.Load() || c.conf.Load().Outlier == nil { // the last: switched off since the request began
 		return
 	}
 	all := c.hosts.Load().all
@@ -185,6 +185,8 @@ func (c *Cluster) unejectAll() {
 		if h.ejected.Load() {
 			h.returnLocked()
 		}
-		h.outlier.Store(nil)
+		if h.outlier.Load() != nil { // no more nil: requests may be about to count
+			h.outlier.Store(&outlier{})
+		}
 	}
 }

@@ -122,3 +122,19 @@ func TestOutlierSwitchedOff(t *testing.T) {
 		t.Error("without outlier detection the host stays out")
 	}
 }
+
+// A request that ends just after its cluster's outlier detection was switched
+// off ejects nobody: nobody would readmit the host.
+func TestNoEjectionAfterOutlierDetection(t *testing.T) {
+	s := New(Options{Resolver: &names{}})
+	t.Cleanup(s.Close)
+	detect := &ir.Outlier{Consecutive5xx: 1, MaxEjectionPercent: 100, Interval: ir.Duration(time.Hour), BaseEjection: ir.Duration(time.Hour)}
+	c := put(t, s, ir.Cluster{Outlier: detect}, plain(1)...)
+	h := c.Hosts()[0]
+	c.Report(h, Outcome{Status: 200})
+	put(t, s, ir.Cluster{}, plain(1)...)
+	c.eject(h, detect) // where such a request's Report has got to
+	if h.Ejected() {
+		t.Error("ejected")
+	}
+}

@@ -13,6 +13,10 @@ var (
 	ErrDeadline = errors.New("no connection before the deadline")
 )
 
+// ErrUnsettled is returned for an upgrade on an HTTP/2 connection whose peer has
+// not sent its SETTINGS within the connect timeout; nothing was written.
+var ErrUnsettled = errors.New("no SETTINGS before the connect timeout")
+
 // staleAfter: a pooled connection idle for longer is asked whether the peer
 // has closed it before it is used again.
 const staleAfter = 10 * time.Millisecond
