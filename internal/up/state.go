@@ -108,8 +108,17 @@ func holder(f *os.File) int {
 	return pid
 }
 
+// removeState ends the run's folder. Whoever dies last may still write in it:
+// then it is tried again for a moment, and what is left goes with the next start.
 func removeState(dir string, lock *os.File) {
-	_ = os.RemoveAll(dir) // what cannot go now goes with the next start
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range 50 {
+		if os.RemoveAll(dir) == nil {
+			break
+		}
+		<-tick.C
+	}
 	lock.Close()
 }
 

@@ -278,7 +278,8 @@ func (m *mesh) leftNothing() {
 		return nil
 	})
 	if _, err := os.Stat(m.state()); !errors.Is(err, os.ErrNotExist) {
-		m.t.Errorf("%s is left behind: %v", m.state(), err)
+		left, _ := filepath.Glob(m.state() + "/*")
+		m.t.Errorf("%s is left behind: %v %v", m.state(), err, left)
 	}
 }
 
