@@ -1,12 +1,14 @@
 // Package capture redirects the TCP connections of a network namespace to the
 // sidecar in it, with nftables: the same decisions as Istio's rules, told
 // apart by socket mark (or user id on Kubernetes) instead of packets' looks.
+// Translate stands beside it for kube-proxy where there is none.
 package capture
 
 import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -45,11 +47,7 @@ func Apply(o Options) error {
 	out := c.AddChain(&nftables.Chain{Name: "output", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
 	in := c.AddChain(&nftables.Chain{Name: "prerouting", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
 	rule := func(ch *nftables.Chain, parts ...[]expr.Any) {
-		var all []expr.Any
-		for _, p := range parts {
-			all = append(all, p...)
-		}
-		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: all})
+		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: slices.Concat(parts...)})
 	}
 	accept := []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
 	// The sidecar calling its own workload by the pod's address must come in
@@ -73,34 +71,6 @@ func Apply(o Options) error {
 	rule(in, tcp(), redirect(o.InboundPort))
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("install redirection: %w (does the kernel have nf_tables and nft_redir?)", err)
-	}
-	return nil
-}
-
-// Forward is one destination that is answered elsewhere.
-type Forward struct{ From, To netip.AddrPort }
-
-// Translate rewrites connections to the From addresses, as kube-proxy does
-// for service addresses; used where no sidecar resolves them.
-func Translate(netns int, forwards []Forward) error {
-	c, err := connect(netns)
-	if err != nil {
-		return err
-	}
-	t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName})
-	c.FlushTable(t)
-	out := c.AddChain(&nftables.Chain{Name: "output", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
-	for _, f := range forwards {
-		to := f.To.Addr().As4()
-		exprs := append(append(append([]expr.Any{}, destination(f.From.Addr())...), tcp()...), port(f.From.Port())...)
-		exprs = append(exprs,
-			&expr.Immediate{Register: 1, Data: to[:]},
-			&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(f.To.Port())},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2})
-		c.AddRule(&nftables.Rule{Table: t, Chain: out, Exprs: exprs})
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("install address translation: %w", err)
 	}
 	return nil
 }

@@ -12,8 +12,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tulle-mesh/tulle/internal/capture"
 )
 
 // execRequest asks for a process in a workload's place. The caller's standard
@@ -141,8 +139,8 @@ var adminPorts = []int{15000, 15020, 15021, 15090}
 // beside the pod's, on the same bridge, without redirection. In Istio the
 // proxy's user id exempts such commands; an unprivileged user has only one id
 // here, so that the network itself must make the difference. Service addresses
-// lead to a ready replica, as kube-proxy would have it, and the sidecar's
-// admin ports answer on localhost.
+// lead to ready replicas, as in every pod, and the sidecar's admin ports answer
+// on localhost.
 func (p *pod) proxyPlace() (*netns, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -173,7 +171,7 @@ func (p *pod) proxyPlace() (*netns, error) {
 		}
 		p.sibling = ns
 	}
-	return p.sibling, capture.Translate(p.sibling.fd, p.room.forwards())
+	return p.sibling, p.sibling.translate(p.room.forwards())
 }
 
 // ExecClient runs a command in a workload's place with this process's

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/internal/capture"
 )
 
 // Addresses of the room's network.
@@ -25,6 +27,8 @@ const bridgeName = "tulle0"
 type netns struct {
 	fd   int
 	link string // our end of its veth pair
+
+	forwards []capture.Forward // in force; guarded by the pod's mu
 }
 
 // setupNetwork brings up loopback and the bridge in the room's own namespace.

@@ -22,6 +22,7 @@ type podSpec struct {
 	Labels, Annotations               map[string]string
 	ServiceAccount                    string
 	Ports                             []resource.WorkloadPort
+	UDPPorts                          []resource.WorkloadPort // of which only service addresses know
 	Argv                              []string
 	Dir                               string
 	Env                               []string // NAME=value, in order
@@ -138,8 +139,12 @@ func (p *planner) workload(m *resource.Meta, t *corev1.PodTemplateSpec, n int, o
 			s.Labels = map[string]string{}
 		}
 		for _, cp := range c.Ports {
-			if cp.Protocol == "" || cp.Protocol == corev1.ProtocolTCP {
-				s.Ports = append(s.Ports, resource.WorkloadPort{Name: cp.Name, Port: uint16(cp.ContainerPort)})
+			port := resource.WorkloadPort{Name: cp.Name, Port: uint16(cp.ContainerPort)}
+			switch cp.Protocol {
+			case "", corev1.ProtocolTCP:
+				s.Ports = append(s.Ports, port)
+			case corev1.ProtocolUDP:
+				s.UDPPorts = append(s.UDPPorts, port)
 			}
 		}
 		s.Sidecar = p.injected(s)

@@ -36,8 +36,7 @@ type pod struct {
 	room  *Room
 	spec  *podSpec
 	addr  netip.Addr
-	ns    *netns
-	bare  atomic.Bool // ns is there, and nobody in it leads to services
+	ns    *netns // set once, by start
 	ready atomic.Bool
 	logs  map[string]*logFile
 
@@ -66,16 +65,23 @@ func (p *pod) start() error {
 		return err
 	}
 	b := p.addr.As4()
-	var err error
-	if p.ns, err = newNetNS(fmt.Sprintf("tulle%d.%d", b[2], b[3]), p.addr); err != nil {
+	ns, err := newNetNS(fmt.Sprintf("tulle%d.%d", b[2], b[3]), p.addr)
+	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	p.ns = ns
+	p.mu.Unlock()
 	if p.spec.Sidecar {
 		if err := capture.Apply(capture.Options{NetNS: p.ns.fd, OutboundPort: 15001, InboundPort: 15006, DNSPort: 15053, ExcludeInbound: unredirected, ExcludeOutbound: []netip.Addr{Gateway}}); err != nil {
 			return err
 		}
 	}
-	p.bare.Store(!p.spec.Sidecar && !p.spec.Gateway)
+	// Before the first process: a connection that was begun without the rules
+	// would go without them for as long as it is tried.
+	if err := p.translate(p.room.forwards()); err != nil {
+		return err
+	}
 	if p.spec.Sidecar || p.spec.Gateway {
 		argv, env, token := p.room.opts.Sidecar(p.workload())
 		if path := p.identitySocket(); path != "" {

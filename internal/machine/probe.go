@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
 // firstProbes come faster than the manifest says, so that a start does not
@@ -145,11 +147,14 @@ func (p *pod) check(pr *corev1.Probe) error {
 	return fmt.Errorf("this kind of probe is not supported on one machine")
 }
 
-func (p *pod) portNumber(v intstr.IntOrString) int {
+func (p *pod) portNumber(v intstr.IntOrString) int { return portNumber(v, p.spec.Ports) }
+
+// portNumber is the number itself or that of the port with the name; 0: none has it.
+func portNumber(v intstr.IntOrString, ports []resource.WorkloadPort) int {
 	if v.Type == intstr.Int {
 		return v.IntValue()
 	}
-	for _, port := range p.spec.Ports {
+	for _, port := range ports {
 		if port.Name == v.StrVal {
 			return int(port.Port)
 		}
