@@ -239,6 +239,7 @@ func (s *Stream) Close() {
 func (s *Stream) release() {
 	c := s.c
 	c.credit(int64(len(s.received)) + int64(len(s.current)))
+	s.received, s.current = s.received[:0], s.current[:0] // of a tunnel somebody may still read
 	c.recycle(s)
 	c.letGo()
 }

@@ -109,6 +109,20 @@ func (q *query) respond(code dnsmessage.RCode) *dnsmessage.Builder {
 }
 
 func (q *query) finish(b *dnsmessage.Builder, limit int) []byte {
+	msg := q.end(b)
+	if msg == nil || len(msg) > maxMessage {
+		return q.fail(dnsmessage.RCodeServerFailure)
+	}
+	if len(msg) > limit {
+		return q.truncated()
+	}
+	return msg
+}
+
+// end completes a response; one to a query with EDNS says that we speak it too
+// (RFC 6891 section 6.1.1: any response, or the asker takes us for a server that
+// does not). nil: it does not fit into a message.
+func (q *query) end(b *dnsmessage.Builder) []byte {
 	if q.edns {
 		var opt dnsmessage.ResourceHeader
 		if b.StartAdditionals() != nil || opt.SetEDNS0(maxUDP, dnsmessage.RCodeSuccess, false) != nil || b.OPTResource(opt, dnsmessage.OPTResource{}) != nil {
@@ -116,11 +130,8 @@ func (q *query) finish(b *dnsmessage.Builder, limit int) []byte {
 		}
 	}
 	msg, err := b.Finish()
-	if err != nil || len(msg) > maxMessage {
-		return q.fail(dnsmessage.RCodeServerFailure)
-	}
-	if len(msg) > limit {
-		return q.truncated()
+	if err != nil {
+		return nil
 	}
 	return msg
 }
@@ -130,18 +141,8 @@ func (q *query) truncated() []byte {
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: q.header.ID, Response: true, Truncated: true, RecursionDesired: q.header.RecursionDesired, RecursionAvailable: true})
 	_ = b.StartQuestions()
 	_ = b.Question(q.question)
-	msg, err := b.Finish()
-	if err != nil {
-		return nil
-	}
-	return msg
+	return q.end(&b)
 }
 
 // fail is a response with nothing but a code.
-func (q *query) fail(code dnsmessage.RCode) []byte {
-	msg, err := q.respond(code).Finish()
-	if err != nil {
-		return nil
-	}
-	return msg
-}
+func (q *query) fail(code dnsmessage.RCode) []byte { return q.end(q.respond(code)) }

@@ -114,6 +114,34 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// A response to a query with EDNS has it too, whatever it says (RFC 6891 section
+// 6.1.1), and no other has it.
+func TestEveryResponseSpeaksEDNS(t *testing.T) {
+	for _, edns := range []bool{false, true} {
+		m := new(dns.Msg).SetQuestion("many.shop.svc.cluster.local.", dns.TypeA)
+		if edns {
+			m.SetEdns0(512, false)
+		}
+		b, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, msg := range map[string][]byte{"answer": newTable(names().Listeners[0].DNS).answer(q, maxMessage), "truncated": q.truncated(), "failure": q.fail(dnsmessage.RCodeServerFailure)} {
+			r := new(dns.Msg)
+			if err := r.Unpack(msg); err != nil {
+				t.Fatal(what, err)
+			}
+			if got := r.IsEdns0() != nil; got != edns {
+				t.Errorf("%s: EDNS %v to a query with EDNS %v", what, got, edns)
+			}
+		}
+	}
+}
+
 // What is not ours goes to the others, whole.
 func TestForwards(t *testing.T) {
 	upstream := &dns.Server{Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {

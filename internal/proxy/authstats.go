@@ -58,20 +58,20 @@ func (c *authzCounters) collect(e *telemetry.Exposition) {
 
 // rbacMetric is the name that Envoy's RBAC filter counts under at a port of
 // Istio's: the prefix of its statistics is "inbound_0.0.0.0_PORT;" for requests.
-func (d *downstream) rbacMetric() string {
+func (d *downstream) rbacMetric(c *chain) string {
 	switch {
-	case d.chain.HTTP == nil:
+	case c.HTTP == nil:
 		return "envoy_tcp_rbac"
-	case d.chain.outbound:
+	case c.outbound:
 		return "envoy_http_outbound_0_0_0_0_" + strconv.Itoa(int(d.local.Port())) + "_rbac"
 	}
 	return "envoy_http_inbound_0_0_0_0_" + strconv.Itoa(int(d.local.Port())) + "_rbac"
 }
 
 // judged puts into the record and the metrics what a decision says beside its
-// verdict.
-func (d *downstream) judged(decision *authz.Decision, r *telemetry.Record) {
-	d.p.judged(decision, r, d.rbacMetric())
+// verdict. c is the chain that decided; the connection may follow another one by now.
+func (d *downstream) judged(c *chain, decision *authz.Decision, r *telemetry.Record) {
+	d.p.judged(decision, r, d.rbacMetric(c))
 }
 
 func (p *Proxy) judged(d *authz.Decision, r *telemetry.Record, metric string) {

@@ -181,7 +181,7 @@ func (x *exchange) authorize() bool {
 	}
 	notable := decision // moves to the heap, which decision must not for every request
 	if notable.Marked() {
-		x.d.judged(&notable, &x.rec)
+		x.d.judged(x.chain, &notable, &x.rec)
 	}
 	if !notable.Allow {
 		x.deny(&notable)

@@ -138,8 +138,12 @@ func (c *http1Conn) proceed() error {
 
 func (c *http1Conn) head(h *header.Head, end bool) error {
 	old := c.x.req.HTTP10
-	if old && h.Framing == header.Open && !end {
-		c.x.keepAlive = false // it does not know chunks: the end of the connection is the end
+	if old && h.Framing == header.Open { // it does not know chunks
+		if end {
+			h.Framing = header.NoBody
+		} else {
+			c.x.keepAlive = false // the end of the connection is the end
+		}
 	}
 	if c.isClosing() {
 		c.x.keepAlive = false

@@ -74,7 +74,7 @@ func (s *tcpSession) authorize() bool {
 	}
 	d := s.chain.authz.Check(s.input(), s)
 	if d.Marked() {
-		s.judged(&d, &s.rec)
+		s.judged(s.chain, &d, &s.rec)
 	}
 	if d.Allow {
 		return true

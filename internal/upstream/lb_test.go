@@ -285,3 +285,18 @@ func TestWarmup(t *testing.T) {
 
 // wait lets time pass inside synctest.
 func wait(d time.Duration) { <-time.NewTimer(d).C }
+
+// A zone whose callers all stay at home leaves the others without a share: they
+// are in no table, and the table is of the usual size.
+func TestHashingWithinTheOwnZone(t *testing.T) {
+	for _, lb := range []ir.LBPolicy{ir.RingHash, ir.Maglev} {
+		c := cluster(t, ir.Cluster{LB: lb, ZoneAware: &ir.ZoneAware{Locality: "a", Callers: map[string]uint32{"a": 1, "b": 1}}},
+			ir.Endpoint{Locality: "a"}, ir.Endpoint{Locality: "a"}, ir.Endpoint{Locality: "b"}, ir.Endpoint{Locality: "b"})
+		if got := shares(c, 1000); len(got) != 2 || got["10.0.0.3:80"]+got["10.0.0.4:80"] > 0 {
+			t.Errorf("%s: %v", lb, got)
+		}
+		if r, ok := c.hosts.Load().groups[0].table.(*ring); ok && len(r.hashes) > 4*ir.DefaultRingSize {
+			t.Errorf("a ring of %d entries", len(r.hashes))
+		}
+	}
+}

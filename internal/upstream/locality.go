@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"sort"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -171,7 +172,9 @@ func (c *Cluster) addLevel(set *hostSet, conf *config, l *level) {
 				share[h] = z.share / sum * float64(h.weight()) / z.weight
 			}
 		}
-		set.add(c.newGroup(conf, l.usable, func(h *Host) float64 { return share[h] }), l.load)
+		// Who has none stays out: a ring is as large as its smallest share makes it.
+		hosts := slices.DeleteFunc(slices.Clone(l.usable), func(h *Host) bool { return share[h] == 0 })
+		set.add(c.newGroup(conf, hosts, func(h *Host) float64 { return share[h] }), l.load)
 		return
 	}
 	const fine = 1 << 16 // so that small shares survive as whole numbers
