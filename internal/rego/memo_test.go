@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 )
@@ -133,5 +134,30 @@ func TestMemoOnlyWhereDeterministic(t *testing.T) {
 		if _, again := NewDecider(p, nil, 0).question(nil, request()); again != want {
 			t.Errorf("%s: asked again %v", rule, again)
 		}
+	}
+}
+
+// What is remembered outlives the buffer that a request's strings lie in: the
+// next request of the connection is written over it.
+func TestRememberedOutlivesBuffer(t *testing.T) {
+	p := mustCompile(t, spec(`package envoy.authz
+allow := {"allowed": true, "headers": {"x-who": input.attributes.request.http.headers["x-user"]}}`))
+	if p.memo == nil {
+		t.Fatal("decisions are not remembered")
+	}
+	d := NewDecider(p, nil, time.Minute)
+	ask := func(user string) string {
+		r := &authz.External{HTTP: true, Method: "GET", Path: "/", Headers: func(yield func(name, value string) bool) { yield("x-user", user) }}
+		v := d.Check(t.Context(), r)
+		if v.Err != nil || len(v.Headers) != 1 {
+			t.Fatalf("%+v", v)
+		}
+		return v.Headers[0].Value
+	}
+	buffer := []byte("alice")
+	ask(unsafe.String(&buffer[0], len(buffer)))
+	copy(buffer, "mandy")
+	if got := ask("alice"); got != "alice" {
+		t.Errorf("alice is passed on as %q", got)
 	}
 }
