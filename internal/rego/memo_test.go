@@ -86,6 +86,8 @@ func TestQuestionsDiffer(t *testing.T) {
 		}
 		return r
 	}
+	raw := with("x")
+	raw.RawBody = true
 	for _, c := range []struct {
 		rule string
 		a, b *authz.External
@@ -94,6 +96,7 @@ func TestQuestionsDiffer(t *testing.T) {
 		{`allow if input.attributes.request.http.headers[_] == "b"`, with("", "a", "b"), with("", "a", "", "", "b")},
 		{`allow if input.truncated_body`, with("", "content-length", "9"), with("")},
 		{`allow if input.attributes.request.http.size > 0`, with("x"), with("")},
+		{`allow if input.attributes.request.http.rawBody`, with("x"), raw},
 	} {
 		d := NewDecider(mustCompile(t, spec("package envoy.authz\n"+c.rule)), nil, 0)
 		a, again := d.question(nil, c.a)
