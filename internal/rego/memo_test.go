@@ -164,3 +164,35 @@ allow := {"allowed": true, "headers": {"x-who": input.attributes.request.http.he
 		t.Errorf("alice is passed on as %q", got)
 	}
 }
+
+// A token ends when its exp says so, whatever claims look like exp.
+func TestMemoOfOddClaims(t *testing.T) {
+	s := researchflow(t)
+	i := newIssuer(t, s)
+	for name, more := range map[string]string{"another case": `"Exp": 9000`, "too large for a float": `"EXP": 1e999`} {
+		t.Run(name, func(t *testing.T) {
+			o, err := i.signer.Sign([]byte(`{"iss": "https://researchflow.example", "aud": "researchflow-api", "sub": "vera", "roles": ["viewer"], "exp": 1030, ` + more + `}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, err := o.CompactSerialize()
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, r := NewDecider(mustCompile(t, s), nil, time.Minute), apiRequest(token)
+			for _, tc := range []struct {
+				at   int64
+				want bool
+			}{{1010, true}, {1029, true}, {1031, false}} {
+				key, again := d.question(nil, r)
+				input, _, err := d.policy.input(r, false)
+				if err != nil || !again {
+					t.Fatal(err, again)
+				}
+				if v, _, err := d.decide(t.Context(), key, again, input, time.Unix(tc.at, 0)); err != nil || v.Allow != tc.want {
+					t.Errorf("at %d: %v %v", tc.at, v.Allow, err)
+				}
+			}
+		})
+	}
+}
