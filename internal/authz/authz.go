@@ -32,6 +32,9 @@ type Input struct {
 	Headers Headers
 	// Token is the request's verified token, nil for none. A JWT step sets it.
 	Token *Token
+	// Secret, if set, names headers (lower case) that Trace must not show, beside
+	// those of SecretHeader.
+	Secret func(header string) bool
 
 	memo memo // of Check and Trace
 }

@@ -93,7 +93,7 @@ func (l *leaf) missed(in *Input) string {
 	case ir.AttrDestinationPort:
 		return fmt.Sprintf("%s is %d, wanted %d", e.Attr, in.DestinationPort, e.Port)
 	default:
-		if got, _ = l.read(in); got != "" && e.Attr == ir.AttrHeader && SecretHeader(e.Key) {
+		if got, _ = l.read(in); got != "" && e.Attr == ir.AttrHeader && (SecretHeader(e.Key) || in.Secret != nil && in.Secret(e.Key)) {
 			got = "masked"
 		}
 	}

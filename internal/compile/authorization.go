@@ -272,7 +272,7 @@ func namespaceLeaf(v string) *ir.Expr {
 	switch {
 	case v == "*":
 		m = ir.Match{Kind: ir.Present}
-	case strings.Contains(strings.TrimSuffix(v[1:], "*"), "*") || strings.HasPrefix(v, "*") && strings.HasSuffix(v, "*"):
+	case strings.Contains(strings.TrimSuffix(strings.TrimPrefix(v, "*"), "*"), "*") || strings.HasPrefix(v, "*") && strings.HasSuffix(v, "*"):
 		// In namespaces Istio takes every star for "any text".
 		m = ir.Match{Kind: ir.Regex, Value: ".*/ns/" + strings.ReplaceAll(regexp.QuoteMeta(v), `\*`, ".*") + "/.*"}
 	case strings.HasSuffix(v, "*"):

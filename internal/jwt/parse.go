@@ -95,6 +95,11 @@ func (p *parsed) header(segment string) reason {
 		}
 	}
 	_, p.crit = fields["crit"]
+	// The library takes b64 at its word also where crit does not name it (RFC 7797
+	// section 6), and then verifies other bytes than those that were sent.
+	if b64, present := fields["b64"]; present && b64 != true {
+		p.crit = true
+	}
 	return ""
 }
 

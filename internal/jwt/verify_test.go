@@ -90,6 +90,7 @@ func TestVerify(t *testing.T) {
 		{"changed payload", tampered(es(nil)), wrongSignature},
 		{"critical extension", signed(t, jose.ES256, ecKey, map[string]any{"crit": []string{"exp"}, "exp": 1}, good(nil)), wrongSignature},
 		{"unencoded payload", raw(`{"alg":"ES256","b64":false,"crit":["b64"]}`, string(payload), nil), wrongSignature},
+		{"unencoded payload that says so to nobody", signed(t, jose.ES256, ecKey, map[string]any{"b64": false}, good(nil)), wrongSignature},
 
 		{"none", raw(`{"alg":"none"}`, string(payload), nil), unknownAlg},
 		{"none, empty signature", raw(`{"alg":"none"}`, string(payload), func(string) []byte { return nil }), badFormat},

@@ -119,6 +119,7 @@ func (x *exchange) applyVerdict(f *ir.ExtAuthz, v *authz.Verdict) {
 	}
 	if len(v.SetQuery)+len(v.RemoveQuery) > 0 {
 		x.query = changeQuery(x.query, v)
+		x.authz.Query = x.query
 	}
 }
 

@@ -149,7 +149,8 @@ func TestVerdictChanges(t *testing.T) {
 	m := newMesh(t, http.HandlerFunc(echo), func(m *mesh) {
 		m.asks(f, second)
 		c := m.snapB.Listeners[0].Chains[0]
-		c.Filters = append(c.Filters, ir.Filter{RBAC: &ir.RBAC{Action: ir.Deny, Policies: []ir.Policy{{Name: "late", Permission: &ir.Expr{Op: ir.Leaf, Attr: ir.AttrHeader, Key: "x-banned", Value: ir.Match{Kind: ir.Present}}}}}})
+		c.Filters = append(c.Filters, ir.Filter{RBAC: &ir.RBAC{Action: ir.Deny, Policies: []ir.Policy{{Name: "late", Permission: &ir.Expr{Op: ir.Leaf, Attr: ir.AttrHeader, Key: "x-banned", Value: ir.Match{Kind: ir.Present}}},
+			{Name: "late query", Permission: &ir.Expr{Op: ir.Leaf, Attr: ir.AttrHeader, Key: ":path", Value: ir.Match{Kind: ir.Prefix, Value: "/q?a=banned"}}}}}})
 		vh := m.snapB.Routes[0].VirtualHosts[0]
 		vh.Routes = append([]*ir.Route{{Name: "special", Match: ir.RouteMatch{Headers: []ir.HeaderMatch{{Name: "x-special", Value: ir.Match{Kind: ir.Present}}}},
 			Direct: &ir.DirectResponse{Status: 299, Body: "special"}}}, vh.Routes...)
@@ -185,6 +186,8 @@ func TestVerdictChanges(t *testing.T) {
 		{name: "append to nothing", a: authz.Verdict{AppendHeaders: set("x-new", "no")}, header: "Saw-X-New"},
 		{name: "remove", a: authz.Verdict{RemoveHeaders: []string{"x-user"}}, header: "Saw-X-User"},
 		{name: "query", a: authz.Verdict{SetQuery: append(set("b", "2"), set("c", "3")...), RemoveQuery: []string{"a"}}, body: "/q?b=2&d&c=3 3"},
+		{name: "query of the same length", a: authz.Verdict{SetQuery: set("a", "9")}, body: "/q?a=9&b=1&d&b=9 3"},
+		{name: "a later policy looks at the query", a: authz.Verdict{SetQuery: set("a", "banned")}, status: 403, body: "RBAC: access denied"},
 		{name: "no query left", a: authz.Verdict{RemoveQuery: []string{"a", "b", "d"}}, body: "/q 3"},
 		{name: "response add", a: authz.Verdict{ResponseHeaders: []authz.ResponseHeader{{Header: set("x-app", "z")[0]}}}, header: "X-App", want: "app,z"},
 		{name: "response set", a: authz.Verdict{ResponseHeaders: []authz.ResponseHeader{{Header: set("x-app", "z")[0], Append: authz.Set}}}, header: "X-App", want: "z"},

@@ -232,6 +232,7 @@ func newDenial(decision *authz.Decision, in *authz.Input, c *chain) *Denial {
 			d.TokenFault += ": " + clip(r.Hint)
 		}
 	}
+	in.Secret = c.tokenHeader
 	_, considered := c.authz.Trace(in, answered{decision.External, in.Token, decision.Token})
 	for _, k := range considered {
 		if k.DryRun || k.Action == ir.Audit {

@@ -19,7 +19,8 @@ import (
 // away what the previous hop had no right to say.
 func (x *exchange) stampHeaders() {
 	h := &x.req.Fields
-	if intro := h.First(peerHeader); intro != "" {
+	if h.Has(peerHeader) {
+		intro := h.First(peerHeader)
 		if d := x.d; !x.chain.outbound && d.peer != "" {
 			if p := introduced(intro, d.peer, d.peerNamespace); p != nil {
 				d.peerInfo.Store(p)
@@ -27,10 +28,9 @@ func (x *exchange) stampHeaders() {
 		}
 		h.Del(peerHeader)
 	}
-	if x.d.p.debugs {
-		if x.debug = h.First(debugHeader); x.debug != "" {
-			h.Del(debugHeader)
-		}
+	if x.d.p.debugs && h.Has(debugHeader) {
+		x.debug = h.First(debugHeader)
+		h.Del(debugHeader)
 	}
 	if x.chain.HTTP.UseRemoteAddress {
 		x.stampEdge()

@@ -123,11 +123,17 @@ func (x *exchange) sendHead(end bool) error {
 // requestTarget is the path with its query, as it came where nothing changed
 // it.
 func (x *exchange) requestTarget() string {
-	if len(x.path)+len(x.query) == len(x.req.Path) && unsafe.StringData(x.path) == unsafe.StringData(x.req.Path) {
-		return x.req.Path
+	came := x.req.Path
+	if n := len(x.path); n+len(x.query) == len(came) && same(x.path, came[:n]) && same(x.query, came[n:]) {
+		return came
 	}
 	x.target = append(append(x.target[:0], x.path...), x.query...)
 	return view(x.target)
+}
+
+// same: both are the same bytes in memory, or empty.
+func same(a, b string) bool {
+	return len(a) == len(b) && (a == "" || unsafe.StringData(a) == unsafe.StringData(b))
 }
 
 // pump carries a request body upstream in a goroutine of its own, because the

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -196,8 +197,9 @@ func TestDeniedTokens(t *testing.T) {
 	keys := newTokenKeys(t)
 	m := tokenMesh(t, keys)
 	filters := &m.snapB.Listeners[0].Chains[0].Filters
-	(*filters)[0].JWT.Providers[0].FromHeaders = []ir.JWTHeader{{Name: "x-token"}}
-	*filters = append(*filters, ir.Filter{RBAC: &ir.RBAC{Action: ir.Allow, Policies: []ir.Policy{{Name: "ns[shop]-policy[p]-rule[0]", Permission: &ir.Expr{Op: ir.Any},
+	(*filters)[0].JWT.Providers[0].FromHeaders, (*filters)[0].JWT.Providers[0].Forward = []ir.JWTHeader{{Name: "x-token"}}, true
+	*filters = append(*filters, ir.Filter{RBAC: &ir.RBAC{Action: ir.Deny, Policies: []ir.Policy{{Name: "ns[shop]-policy[d]-rule[0]", Principal: &ir.Expr{Op: ir.Any},
+		Permission: &ir.Expr{Op: ir.Leaf, Attr: ir.AttrHeader, Key: "x-token", Value: ir.Match{Kind: ir.Exact, Value: "x"}}}}}}, ir.Filter{RBAC: &ir.RBAC{Action: ir.Allow, Policies: []ir.Policy{{Name: "ns[shop]-policy[p]-rule[0]", Permission: &ir.Expr{Op: ir.Any},
 		Principal: &ir.Expr{Op: ir.Leaf, Attr: ir.AttrClaim, Key: "sub", Value: ir.Match{Kind: ir.Exact, Value: "bob"}}}}}})
 	m.apply(m.b, m.snapB)
 	for _, tc := range []struct {
@@ -219,8 +221,11 @@ func TestDeniedTokens(t *testing.T) {
 			if res.StatusCode != tc.status || d.Status != tc.status || d.RequestPrincipal != tc.principal || d.TokenFault != tc.fault {
 				t.Errorf("%d, %+v", res.StatusCode, d)
 			}
-			if (tc.missed != "") != (len(d.Considered) == 1) || tc.missed != "" && !strings.Contains(d.Considered[0].Missed, tc.missed) {
+			if (tc.missed != "") != (len(d.Considered) == 2) || tc.missed != "" && !strings.Contains(d.Considered[1].Missed, tc.missed) {
 				t.Errorf("considered %+v, want %q", d.Considered, tc.missed)
+			}
+			if head, _, ok := strings.Cut(tc.token, "."); ok && strings.Contains(fmt.Sprint(d.Considered), head) {
+				t.Errorf("the token is among what was considered: %+v", d.Considered)
 			}
 			if v := d.Headers["x-token"]; v != "" && v != "masked" {
 				t.Errorf("the token is kept: %s", v)

@@ -20,6 +20,7 @@ var secrets = []string{
 	"/input/attributes/request/http/headers/authorization",
 	"/input/attributes/request/http/headers/cookie",
 	"/input/attributes/request/http/headers/proxy-authorization",
+	"/input/attributes/request/http/headers/x-api-key",
 }
 
 // DecisionLog writes one line of JSON per decision in OPA's event form. Safe

@@ -34,6 +34,8 @@ func (p *Policy) input(r *authz.External, whole bool) (ast.Value, map[string]any
 	return ast.LazyObject(doc), doc, nil
 }
 
+// document copies what it takes of the request: decisions, tokens and patterns
+// that are remembered, here and in OPA, outlive the buffer that r's strings lie in.
 func document(r *authz.External, n *need, skipBody bool) (map[string]any, error) {
 	in := make(map[string]any, n.size(8))
 	if a := n.of("attributes"); a != nil {
@@ -43,12 +45,16 @@ func document(r *authz.External, n *need, skipBody bool) (map[string]any, error)
 		in["version"] = map[string]any{"ext_authz": "v3", "encoding": "protojson"}
 	}
 	if r.SourcePrincipal != "" && n.of("source_principal") != nil {
-		in["source_principal"] = r.SourcePrincipal
+		in["source_principal"] = strings.Clone(r.SourcePrincipal)
 	}
 	if !r.HTTP {
 		return in, nil
 	}
-	path, query, _ := strings.Cut(r.Path, "?")
+	target := r.Path
+	if n.of("parsed_path") != nil || n.of("parsed_query") != nil {
+		target = strings.Clone(target)
+	}
+	path, query, _ := strings.Cut(target, "?")
 	segments, err := splitPath(path) // also when nobody reads it: a path that cannot be read is refused
 	if err != nil {
 		return nil, err
@@ -80,12 +86,12 @@ func attributes(r *authz.External, n *need) map[string]any {
 	if len(r.ContextExtensions) > 0 && n.of("contextExtensions") != nil {
 		ext := map[string]any{}
 		for k, v := range r.ContextExtensions {
-			ext[k] = v
+			ext[strings.Clone(k)] = strings.Clone(v)
 		}
 		out["contextExtensions"] = ext
 	}
 	if r.SNI != "" && n.of("tlsSession") != nil {
-		out["tlsSession"] = map[string]any{"sni": r.SNI}
+		out["tlsSession"] = map[string]any{"sni": strings.Clone(r.SNI)}
 	}
 	request := n.of("request")
 	if !r.HTTP || request == nil {
@@ -106,7 +112,7 @@ func httpAttributes(r *authz.External, n *need) map[string]any {
 	out := make(map[string]any, n.size(10))
 	for _, f := range [...]struct{ name, value string }{{"id", r.ID}, {"method", r.Method}, {"path", r.Path}, {"host", r.Host}, {"scheme", r.Scheme}, {"protocol", r.Protocol}} {
 		if f.value != "" && n.of(f.name) != nil {
-			out[f.name] = f.value
+			out[f.name] = strings.Clone(f.value)
 		}
 	}
 	size := int64(-1)
@@ -137,9 +143,10 @@ func headers(r *authz.External, n *need) map[string]any {
 			return true
 		}
 		if before, ok := out[name]; ok {
-			value = before.(string) + "," + value
+			out[name] = before.(string) + "," + value
+			return true
 		}
-		out[name] = value
+		out[strings.Clone(name)] = strings.Clone(value)
 		return true
 	}
 	if r.Headers != nil {
@@ -147,7 +154,7 @@ func headers(r *authz.External, n *need) map[string]any {
 	}
 	for _, f := range [...]struct{ name, value string }{{":authority", r.Host}, {":method", r.Method}, {":path", r.Path}, {":scheme", r.Scheme}} {
 		if n.of(f.name) != nil {
-			out[f.name] = f.value
+			out[f.name] = strings.Clone(f.value)
 		}
 	}
 	if len(r.Body) > 0 && n.of(partialBody) != nil {
@@ -161,7 +168,7 @@ const partialBody = "x-envoy-auth-partial-body"
 func peer(a netip.AddrPort, principal string) map[string]any {
 	p := map[string]any{"address": map[string]any{"socketAddress": map[string]any{"address": a.Addr().String(), "portValue": number(int64(a.Port()))}}}
 	if principal != "" {
-		p["principal"] = principal
+		p["principal"] = strings.Clone(principal)
 	}
 	return p
 }

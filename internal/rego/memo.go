@@ -72,11 +72,15 @@ func (n *need) question(b []byte, r *authz.External) (key []byte, ok bool) {
 	}
 	b = field(b, true, "") // no header has this name: what follows is no header
 	if body {
-		b = append(b, 'w')
+		form := [...]byte{'w', 'p', 'W', 'P'} // whole, in part; as bytes
+		i := 0
 		if r.BodyTruncated {
-			b[len(b)-1] = 'p'
+			i++
 		}
-		b = append(b, r.Body...)
+		if r.RawBody {
+			i += 2
+		}
+		b = append(append(b, form[i]), r.Body...)
 	}
 	return b, len(b) <= maxQuestion
 }

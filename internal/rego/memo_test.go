@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 )
@@ -85,6 +86,8 @@ func TestQuestionsDiffer(t *testing.T) {
 		}
 		return r
 	}
+	raw := with("x")
+	raw.RawBody = true
 	for _, c := range []struct {
 		rule string
 		a, b *authz.External
@@ -93,6 +96,7 @@ func TestQuestionsDiffer(t *testing.T) {
 		{`allow if input.attributes.request.http.headers[_] == "b"`, with("", "a", "b"), with("", "a", "", "", "b")},
 		{`allow if input.truncated_body`, with("", "content-length", "9"), with("")},
 		{`allow if input.attributes.request.http.size > 0`, with("x"), with("")},
+		{`allow if input.attributes.request.http.rawBody`, with("x"), raw},
 	} {
 		d := NewDecider(mustCompile(t, spec("package envoy.authz\n"+c.rule)), nil, 0)
 		a, again := d.question(nil, c.a)
@@ -133,5 +137,62 @@ func TestMemoOnlyWhereDeterministic(t *testing.T) {
 		if _, again := NewDecider(p, nil, 0).question(nil, request()); again != want {
 			t.Errorf("%s: asked again %v", rule, again)
 		}
+	}
+}
+
+// What is remembered outlives the buffer that a request's strings lie in: the
+// next request of the connection is written over it.
+func TestRememberedOutlivesBuffer(t *testing.T) {
+	p := mustCompile(t, spec(`package envoy.authz
+allow := {"allowed": true, "headers": {"x-who": input.attributes.request.http.headers["x-user"]}}`))
+	if p.memo == nil {
+		t.Fatal("decisions are not remembered")
+	}
+	d := NewDecider(p, nil, time.Minute)
+	ask := func(user string) string {
+		r := &authz.External{HTTP: true, Method: "GET", Path: "/", Headers: func(yield func(name, value string) bool) { yield("x-user", user) }}
+		v := d.Check(t.Context(), r)
+		if v.Err != nil || len(v.Headers) != 1 {
+			t.Fatalf("%+v", v)
+		}
+		return v.Headers[0].Value
+	}
+	buffer := []byte("alice")
+	ask(unsafe.String(&buffer[0], len(buffer)))
+	copy(buffer, "mandy")
+	if got := ask("alice"); got != "alice" {
+		t.Errorf("alice is passed on as %q", got)
+	}
+}
+
+// A token ends when its exp says so, whatever claims look like exp.
+func TestMemoOfOddClaims(t *testing.T) {
+	s := researchflow(t)
+	i := newIssuer(t, s)
+	for name, more := range map[string]string{"another case": `"Exp": 9000`, "too large for a float": `"EXP": 1e999`} {
+		t.Run(name, func(t *testing.T) {
+			o, err := i.signer.Sign([]byte(`{"iss": "https://researchflow.example", "aud": "researchflow-api", "sub": "vera", "roles": ["viewer"], "exp": 1030, ` + more + `}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, err := o.CompactSerialize()
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, r := NewDecider(mustCompile(t, s), nil, time.Minute), apiRequest(token)
+			for _, tc := range []struct {
+				at   int64
+				want bool
+			}{{1010, true}, {1029, true}, {1031, false}} {
+				key, again := d.question(nil, r)
+				input, _, err := d.policy.input(r, false)
+				if err != nil || !again {
+					t.Fatal(err, again)
+				}
+				if v, _, err := d.decide(t.Context(), key, again, input, time.Unix(tc.at, 0)); err != nil || v.Allow != tc.want {
+					t.Errorf("at %d: %v %v", tc.at, v.Allow, err)
+				}
+			}
+		})
 	}
 }

@@ -233,7 +233,7 @@ drop if input.input.attributes.request.http.method == "HEAD"`
 	if out.Len() > 0 {
 		t.Errorf("dropped, and written: %s", out.String())
 	}
-	v := p.Check(t.Context(), request("authorization", "Bearer secret", "cookie", "secret", "x-user", "vera"))
+	v := p.Check(t.Context(), request("authorization", "Bearer secret", "cookie", "secret", "x-api-key", "secret", "x-user", "vera"))
 	line := out.String()
 	var event map[string]any
 	if err := json.Unmarshal(out.Bytes(), &event); err != nil {
@@ -242,7 +242,7 @@ drop if input.input.attributes.request.http.method == "HEAD"`
 	if strings.Contains(line, "secret") || strings.Contains(line, `"path":"/a`) || !strings.Contains(line, "vera") || !strings.Contains(line, `"body":"X"`) {
 		t.Error(line)
 	}
-	if event["decision_id"] != v.Detail || v.Detail == "" || v.Metadata["decision_id"] != v.Detail || event["path"] != "envoy/authz/allow" || !reflect.DeepEqual(event["labels"], map[string]any{"app": "shop"}) || len(event["erased"].([]any)) != 3 {
+	if event["decision_id"] != v.Detail || v.Detail == "" || v.Metadata["decision_id"] != v.Detail || event["path"] != "envoy/authz/allow" || !reflect.DeepEqual(event["labels"], map[string]any{"app": "shop"}) || len(event["erased"].([]any)) != 4 {
 		t.Errorf("verdict %+v, event %v", v, event)
 	}
 	s.Modules["log.rego"] = "package system.log\nmask := 1 if input.result\nmask := 2 if input.result"

@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"math"
@@ -73,13 +74,16 @@ func turns(token string) []time.Time {
 	if err != nil {
 		return nil
 	}
-	var claims struct{ Exp, Nbf any }
-	if json.Unmarshal(payload, &claims) != nil {
+	var claims map[string]any // not a struct, which takes Exp for exp
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.UseNumber() // as OPA: one that is too large for a float is no error
+	if d.Decode(&claims) != nil {
 		return nil
 	}
 	var out []time.Time
-	for _, c := range []any{claims.Exp, claims.Nbf} {
-		if f, ok := c.(float64); ok && math.Abs(f) < 1e11 {
+	for _, name := range [...]string{"exp", "nbf"} {
+		n, _ := claims[name].(json.Number)
+		if f, err := n.Float64(); err == nil && math.Abs(f) < 1e11 {
 			out = append(out, time.Unix(0, int64(f*1e9)))
 		}
 	}
