@@ -26,7 +26,7 @@ func (x *exchange) Ask(f *ir.ExtAuthz) authz.Verdict {
 		SourceAddress: d.remote, DestinationAddress: d.local,
 		SourcePrincipal: d.peer, DestinationPrincipal: x.rt.principal, SNI: d.sni,
 		HTTP: true, Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path + x.query, Protocol: x.c.protocol(),
-		Headers: x.eachHeader, Time: x.start,
+		Headers: x.eachHeader, RawBody: f.PackAsBytes, Time: x.start,
 	}
 	if f.MaxRequestBytes > 0 && x.req.Upgrade == "" && (len(x.body) > 0 || !x.c.Complete()) {
 		if refused := x.bodyForCheck(f, e); refused != nil {

@@ -236,3 +236,21 @@ func TestVerdictChanges(t *testing.T) {
 		})
 	}
 }
+
+// An authorizer in this process sees the body in the form that the provider
+// asks for (packAsBytes).
+func TestBodyAsBytes(t *testing.T) {
+	f := &ir.ExtAuthz{Provider: "a", MaxRequestBytes: 16, PackAsBytes: true}
+	m := newMesh(t, http.HandlerFunc(echo), func(m *mesh) {
+		m.asks(f)
+		m.options = func(o *Options) {
+			o.Authorizer = func(*ir.ExtAuthz, func(context.Context) (net.Conn, error)) (authz.Provider, error) {
+				return judge(func(r *authz.External) authz.Verdict { return authz.Verdict{Allow: r.RawBody} }), nil
+			}
+		}
+	})
+	req, _ := http.NewRequest("POST", m.url+"/", strings.NewReader("job"))
+	if resp, _ := m.do(req); resp.StatusCode != 200 {
+		t.Error(resp.Status)
+	}
+}
