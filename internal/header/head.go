@@ -1,5 +1,7 @@
 package header
 
+import "strconv"
+
 // Framing says how a body ends.
 type Framing uint8
 
@@ -35,6 +37,21 @@ type Head struct {
 	Trailers  bool // the peer said "TE: trailers"
 
 	Connection string // the Connection field's value(s): what the HTTP/1.1 codec has still to take out
+}
+
+// Get returns the value of a field (lower case) as conditions see it: that the
+// codec has taken out upgrade and content-length hides them from no policy.
+func (h *Head) Get(name string) (string, bool) {
+	switch name {
+	case "upgrade":
+		return h.Upgrade, h.Upgrade != ""
+	case "content-length":
+		if !h.HasLength {
+			return "", false
+		}
+		return strconv.FormatInt(h.Length, 10), true
+	}
+	return h.Fields.Get(name)
 }
 
 // Reset empties the head and keeps the memory of its fields.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -74,8 +73,10 @@ func (x *exchange) eachHeader(yield func(name, value string) bool) {
 			return
 		}
 	}
-	if x.req.HasLength {
-		yield("content-length", strconv.FormatInt(x.req.Length, 10))
+	for _, name := range [...]string{"upgrade", "content-length"} { // not among the fields
+		if v, ok := x.req.Get(name); ok && !yield(name, v) {
+			return
+		}
 	}
 }
 

@@ -195,7 +195,7 @@ func (x *exchange) input() authz.Input {
 	return authz.Input{
 		Principal: d.peer, SourceIP: d.remote.Addr(), RemoteIP: x.remoteIP(), DestinationIP: d.local.Addr(),
 		DestinationPort: d.local.Port(), SNI: d.sni, HTTP: true,
-		Host: x.req.Host, Method: x.method, Path: x.path, Query: x.query, Headers: &x.req.Fields,
+		Host: x.req.Host, Method: x.method, Path: x.path, Query: x.query, Headers: &x.req,
 	}
 }
 
@@ -227,7 +227,7 @@ func (x *exchange) lookUpRoute() {
 	if query != "" {
 		query = query[1:]
 	}
-	x.match = route.Request{Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path, Query: query, Headers: &x.req.Fields}
+	x.match = route.Request{Method: x.method, Scheme: x.scheme, Host: x.req.Host, Path: x.path, Query: query, Headers: &x.req}
 	if x.authz.Token != nil {
 		x.match.Claims = x.authz.Token
 	}

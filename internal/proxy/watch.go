@@ -59,9 +59,9 @@ func (x *exchange) stillAllowed() func(next *runtime) bool {
 		in = x.input()
 	}
 	in.Host, in.Method, in.Path, in.Query = strings.Clone(in.Host), strings.Clone(in.Method), strings.Clone(in.Path), strings.Clone(in.Query)
-	headers := &header.Map{}
+	headers := &header.Head{Upgrade: strings.Clone(x.req.Upgrade), HasLength: x.req.HasLength, Length: x.req.Length}
 	for _, f := range x.req.Fields.Fields {
-		headers.Add(strings.Clone(f.Name), strings.Clone(f.Value))
+		headers.Fields.Add(strings.Clone(f.Name), strings.Clone(f.Value))
 	}
 	in.Headers = headers
 	return func(next *runtime) bool {
