@@ -68,7 +68,9 @@ type current struct {
 
 	start    time.Time
 	sentAt   time.Time     // of the current try
+	ended    bool          // the request is here, and the timeouts count
 	deadline time.Time     // of the whole exchange; zero for none
+	limit    time.Time     // of the current try, deadline included; zero for none
 	held     time.Duration // by a delay fault
 	tryAt    time.Time     // the current try began
 	timeouts timeouts

@@ -55,6 +55,9 @@ func (x *exchange) forward() {
 	if !x.readAhead() {
 		return
 	}
+	if x.bodyDone {
+		x.requestEnded(x.endOfRequest())
+	}
 	if f.Mirrors != nil {
 		x.mirror(f)
 		defer x.endMirrors()
@@ -152,15 +155,15 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	x.host.Begin()
 	x.busy = x.host
 
-	limit := x.tryDeadline()
+	x.limitTry(time.Now())
 	// A request that must not be sent twice gets a connection that is known to
 	// be open; one that may be gets another chance on a fresh connection.
 	idempotent := x.bodyDone && safeToRepeat(x.method)
 	for fresh := false; ; fresh = true {
-		if fail := x.connect(limit, fresh, !idempotent); fail != nil {
+		if fail := x.connect(fresh, !idempotent); fail != nil {
 			return fail
 		}
-		fail := x.exchangeOnce(limit)
+		fail := x.exchangeOnce()
 		if fail == nil {
 			if !x.grpc { // a gRPC call says how it went when it ends
 				x.report(upstream.Outcome{Status: x.res.Status})
@@ -197,19 +200,8 @@ func safeToRepeat(method string) bool {
 	return false
 }
 
-// tryDeadline is the earlier of the try's and the exchange's; zero for none.
-func (x *exchange) tryDeadline() time.Time {
-	limit := x.deadline
-	if per := x.timeouts.perTry; per > 0 {
-		if t := time.Now().Add(per); limit.IsZero() || t.Before(limit) {
-			limit = t
-		}
-	}
-	return limit
-}
-
-func (x *exchange) connect(limit time.Time, fresh, check bool) *failure {
-	up, err := x.cluster.AcquireFor(x.d.origin(), x.host, limit, x.http2, fresh, check)
+func (x *exchange) connect(fresh, check bool) *failure {
+	up, err := x.cluster.AcquireFor(x.d.origin(), x.host, x.limit, x.http2, fresh, check)
 	if err == nil {
 		x.up = up
 		x.c.watch(up)
@@ -224,7 +216,7 @@ func (x *exchange) connect(limit time.Time, fresh, check bool) *failure {
 	var ne net.Error
 	var handshake *upstream.HandshakeError
 	switch {
-	case !limit.IsZero() && !time.Now().Before(limit):
+	case x.overLimit():
 		return x.timedOut()
 	case errors.As(err, &handshake):
 		return &failure{&tlsFailure, failConnect}
@@ -243,7 +235,7 @@ func (x *exchange) timedOut() *failure {
 }
 
 // exchangeOnce sends the request and waits for the response's head.
-func (x *exchange) exchangeOnce(limit time.Time) *failure {
+func (x *exchange) exchangeOnce() *failure {
 	x.sentAt = time.Now()
 	if err := x.send(); err != nil {
 		switch {
@@ -255,7 +247,7 @@ func (x *exchange) exchangeOnce(limit time.Time) *failure {
 		// The upstream may have answered before it closed: look.
 	}
 	for {
-		err := x.awaitHead(limit)
+		err := x.awaitHead()
 		if err != nil {
 			return x.classify(err)
 		}
@@ -275,14 +267,18 @@ func (x *exchange) exchangeOnce(limit time.Time) *failure {
 // errDownstreamGone: the caller left while the upstream was thinking.
 var errDownstreamGone = errors.New("downstream closed")
 
-// awaitHead waits for a response head until limit, looking after the caller
-// once in a while: if it has gone there is nobody to wait for.
-func (x *exchange) awaitHead(limit time.Time) error {
+// awaitHead waits for a response head until the try's limit, looking after the
+// caller once in a while: if it has gone there is nobody to wait for.
+func (x *exchange) awaitHead() error {
 	for now := x.sentAt; ; now = time.Now() { // the first wait usually suffices
+		x.seeRequestEnd()
 		wake := now.Add(2 * pollInterval)
 		slack := pollInterval
-		if !limit.IsZero() && limit.Before(wake) {
-			wake, slack = limit, 0
+		if !x.ended {
+			wake, slack = now.Add(x.timeouts.lookAgain()), 0
+		}
+		if !x.limit.IsZero() && x.limit.Before(wake) {
+			wake, slack = x.limit, 0
 		}
 		x.up.SetReadBy(wake, slack)
 		err := x.up.ReadHead(&x.res)
@@ -290,7 +286,7 @@ func (x *exchange) awaitHead(limit time.Time) error {
 			return err
 		}
 		x.up.ClearReadBy()
-		if !limit.IsZero() && !time.Now().Before(limit) {
+		if x.overLimit() {
 			return err
 		}
 		if x.pump != nil && x.pump.failedDownstream() || x.c.gone() {
@@ -298,6 +294,9 @@ func (x *exchange) awaitHead(limit time.Time) error {
 		}
 	}
 }
+
+// overLimit reports whether the current try's time is over.
+func (x *exchange) overLimit() bool { return !x.limit.IsZero() && !time.Now().Before(x.limit) }
 
 // classify turns an error on the upstream connection into a failure.
 func (x *exchange) classify(err error) *failure {

@@ -107,8 +107,10 @@ func (x *exchange) relayBody() bool {
 	return x.sent(x.c.flush())
 }
 
-// bodyDeadline bounds the wait for more of a response.
+// bodyDeadline bounds the wait for more of a response. One that comes while the
+// request still does has no deadline yet.
 func (x *exchange) bodyDeadline() time.Time {
+	x.seeRequestEnd()
 	limit := time.Now().Add(streamIdle)
 	if !x.deadline.IsZero() && x.deadline.Before(limit) {
 		return x.deadline

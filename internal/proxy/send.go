@@ -144,6 +144,7 @@ type pump struct {
 	received   int64
 	downstream atomic.Bool // the caller failed, not the upstream
 	last       atomic.Bool // the caller's part is through; only writing is left
+	ended      time.Time   // when that was; the pump's until last is set
 	err        error
 	copies     []*mirror // to be fed too
 	kept       []byte    // what went up, for another try; the pump's until last is set or done closed
@@ -182,7 +183,10 @@ func (p *pump) run(c caller, up upstream.Carrier) {
 		if p.keep = p.keep && len(p.kept)+len(b) <= replayLimit; p.keep {
 			p.kept = append(p.kept, b...)
 		}
-		p.last.Store(done)
+		if done {
+			p.ended = time.Now()
+			p.last.Store(true)
+		}
 		for _, m := range p.copies {
 			m.feed(b, done, c.Trailers())
 		}
@@ -212,6 +216,16 @@ func (p *pump) pass(c caller, up upstream.Carrier, b []byte, done bool) error {
 		}
 	}
 	return up.Flush()
+}
+
+// over reports whether the pump has stopped, for whatever reason.
+func (p *pump) over() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // failedDownstream reports whether the caller's side broke.
@@ -252,15 +266,14 @@ func (x *exchange) stopPump() {
 	if p == nil {
 		return
 	}
-	select {
-	case <-p.done:
-	default:
+	if !p.over() {
 		x.endPump(p)
 	}
 	x.rec.BytesReceived += p.received
 	if p.kept != nil {
 		x.bodyBuf = p.kept
 	}
+	x.seeRequestEnd()
 	if p.repeatable() {
 		x.body, x.bodyDone = x.bodyBuf, true
 	}

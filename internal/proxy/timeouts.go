@@ -34,13 +34,82 @@ func (x *exchange) setTimeouts(f *ir.Forward) {
 	if x.chain.outbound {
 		x.callersTimeouts(t)
 	}
-	if t.total > 0 {
-		if t.perTry >= t.total {
-			t.perTry = 0
-		}
-		x.deadline = x.start.Add(x.held + t.total)
+	if t.total > 0 && t.perTry >= t.total {
+		t.perTry = 0
 	}
 }
+
+// requestEnded starts the timeouts. As in Envoy they span from the end of the
+// request to the end of the response: how long an upload takes is its caller's
+// affair.
+func (x *exchange) requestEnded(at time.Time) {
+	if x.ended {
+		return
+	}
+	x.ended = true
+	if x.timeouts.total > 0 {
+		x.deadline = at.Add(x.timeouts.total)
+	}
+}
+
+// endOfRequest is when a request that is here had come.
+func (x *exchange) endOfRequest() time.Time {
+	if len(x.body) > 0 {
+		return time.Now()
+	}
+	return x.start.Add(x.held)
+}
+
+// limitTry bounds the current try, counted from a time: by the earlier of the
+// try's timeout and the exchange's. Nothing bounds it while the request still
+// comes.
+func (x *exchange) limitTry(from time.Time) {
+	x.limit = time.Time{}
+	if !x.ended {
+		return
+	}
+	x.limit = x.deadline
+	if per := x.timeouts.perTry; per > 0 {
+		if t := from.Add(per); x.limit.IsZero() || t.Before(x.limit) {
+			x.limit = t
+		}
+	}
+}
+
+// seeRequestEnd looks whether the pump has taken the request's end, from which
+// the timeouts count, or takes no more because the upstream does not.
+func (x *exchange) seeRequestEnd() {
+	p := x.pump
+	if x.ended || p == nil {
+		return
+	}
+	var at time.Time
+	switch {
+	case p.last.Load():
+		at = p.ended
+	case p.over():
+		at = time.Now()
+	default:
+		return
+	}
+	x.requestEnded(at)
+	x.limitTry(at)
+}
+
+// lookAgain is how soon to see whether the request has ended: before the
+// shortest timeout would have passed since.
+func (t *timeouts) lookAgain() time.Duration {
+	d := 2 * pollInterval
+	for _, limit := range []time.Duration{t.total, t.perTry} {
+		if limit > 0 {
+			d = min(d, max(limit, minLook))
+		}
+	}
+	return d
+}
+
+// minLook keeps a timeout of next to nothing from being looked for all the time.
+const minLook = 10 * time.Millisecond
 
 // callersTimeouts reads and removes the headers with which a caller overrides
 // the route.
@@ -81,11 +150,12 @@ func (t *timeouts) expected() bool { return t.total > 0 || t.perTry > 0 }
 
 // stampTimeouts tells the upstream how long the answer to this try is awaited.
 func (x *exchange) stampTimeouts(h *header.Map) {
-	left := x.timeouts.perTry
+	left, total := x.timeouts.perTry, x.timeouts.total
 	if !x.deadline.IsZero() {
-		if total := time.Until(x.deadline); left == 0 || total < left {
-			left = total
-		}
+		total = time.Until(x.deadline)
+	}
+	if x.timeouts.total > 0 && (left == 0 || total < left) {
+		left = total
 	}
 	ms := max((left + time.Millisecond - 1).Milliseconds(), 1) // rounded up: who made the deadline answers first
 	h.Add("x-envoy-expected-rq-timeout-ms", view(strconv.AppendInt(x.expected[:0], ms, 10)))
