@@ -1,10 +1,13 @@
 package proxy
 
 import (
+	"bufio"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	goruntime "runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,4 +92,39 @@ func TestWakeBeforeTheWait(t *testing.T) {
 			t.Errorf("armed again, it waited for %v", took)
 		}
 	})
+}
+
+// A caller that leaves in the middle of its body, with the response under way,
+// is what went wrong: not the upstream, nor the time.
+func TestCallerLeavesBothHalves(t *testing.T) {
+	for _, between := range []string{"http1", "http2"} {
+		t.Run(between, func(t *testing.T) {
+			m, _ := newMeshOver(t, hops{"http1", between, "http1"}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				http.NewResponseController(w).EnableFullDuplex()
+				io.WriteString(w, "begun\n")
+				w.(http.Flusher).Flush()
+				io.Copy(io.Discard, r.Body)
+			}), nil)
+			c, err := net.Dial("tcp", strings.TrimPrefix(m.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			io.WriteString(c, "POST /left HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+			for r := bufio.NewReader(c); ; {
+				line, err := r.ReadString('\n')
+				if err != nil {
+					t.Fatal(err)
+				}
+				if line == "begun\n" {
+					break
+				}
+			}
+			c.Close()
+			if log := m.logA.wait(t, "/left"); !strings.Contains(log, " DC ") {
+				t.Error(log)
+			}
+		})
+	}
 }

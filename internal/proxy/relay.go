@@ -128,10 +128,15 @@ func (x *exchange) bodyFailed(err error) bool {
 		return false
 	}
 	x.sent(x.c.flush())
-	if isTimeout(err) {
+	switch {
+	case x.pump != nil && x.pump.failedDownstream(): // it has interrupted us
+		why := x.callerFailed()
+		x.rec.Flags |= why.flag
+		x.rec.Details = why.details
+	case isTimeout(err):
 		x.rec.Flags |= telemetry.UpstreamRequestTimeout
 		x.rec.Details = "response_timeout"
-	} else {
+	default:
 		x.rec.Flags |= telemetry.UpstreamConnTermination
 		x.rec.Details = "upstream_reset_after_response_started{connection_termination}"
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,6 +39,8 @@ type Conn struct {
 	carried   uint32
 	deadline  time.Time // of reads, set on the socket; zero for none
 	writeBy   time.Time // of writes, likewise
+
+	interrupted atomic.Bool // no wait until ClearReadBy
 }
 
 // HandshakeError is a failed TLS handshake with a host that did accept the
@@ -187,14 +190,27 @@ func (c *Conn) SetReadBy(t time.Time, slack time.Duration) {
 	}
 	c.deadline = t
 	c.Conn.SetReadDeadline(t)
+	if c.interrupted.Load() { // before, or between the two: its deadline stays
+		c.Conn.SetReadDeadline(past)
+	}
 }
 
-// ClearReadBy forgets the armed deadline, after it has fired.
-func (c *Conn) ClearReadBy() { c.deadline = time.Time{} }
+// ClearReadBy forgets the armed deadline, after it has fired, and an Interrupt.
+func (c *Conn) ClearReadBy() {
+	c.deadline = time.Time{}
+	c.interrupted.Store(false)
+}
 
-// Interrupt makes a Read that waits on the connection return now. Unlike the
-// other methods it may be called while another goroutine reads.
-func (c *Conn) Interrupt() { c.Conn.SetReadDeadline(time.Unix(1, 0)) }
+// Interrupt makes a Read that waits on the connection, and every later one until
+// ClearReadBy, return now. Unlike the other methods it may be called while
+// another goroutine reads.
+func (c *Conn) Interrupt() {
+	c.interrupted.Store(true)
+	c.Conn.SetReadDeadline(past)
+}
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
 
 // Secure reports whether the connection is encrypted.
 func (c *Conn) Secure() bool {
@@ -206,6 +222,10 @@ func (c *Conn) Secure() bool {
 func (c *Conn) Release(now time.Time) {
 	cl := c.Host.cluster
 	conf := cl.conf.Load()
+	if c.interrupted.Load() { // too late to matter
+		c.ClearReadBy()
+		c.Conn.SetReadDeadline(time.Time{})
+	}
 	c.carried++
 	if limit := conf.HTTP.MaxRequestsPerConn; c.announced || limit > 0 && c.carried >= limit ||
 		conf.HTTP.MaxConnectionDuration > 0 && now.Sub(c.created) >= conf.HTTP.MaxConnectionDuration.D() ||
