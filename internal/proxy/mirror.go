@@ -47,7 +47,7 @@ type mirror struct {
 	trailers []header.Field   // guarded by mu
 	done     bool             // guarded by mu: the body is all here
 	broken   bool             // guarded by mu: the copy is given up
-	up       upstream.Carrier // guarded by mu, for Interrupt
+	up       upstream.Carrier // guarded by mu, for Abort
 	news     chan struct{}    // something above has changed
 }
 
@@ -187,7 +187,7 @@ func (c *mirror) breakLocked() {
 	c.set.waiting.Add(-int64(len(c.pending)))
 	c.pending = nil
 	if c.up != nil {
-		c.up.Interrupt()
+		c.up.Abort() // reading or writing
 	}
 }
 

@@ -25,7 +25,7 @@ func (c *mirror) take() (b []byte, done bool, trailers []header.Field, ok bool) 
 	}
 }
 
-// attach names the carrier that abort interrupts; false: it is too late.
+// attach names the carrier that abort ends; false: the copy is given up.
 func (c *mirror) attach(up upstream.Carrier) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -55,8 +55,7 @@ func (c *mirror) run() {
 	if c.attach(up) {
 		status = c.exchange(up)
 	}
-	c.attach(nil)
-	if status == 0 || !up.Complete() {
+	if !c.attach(nil) || status == 0 || !up.Complete() {
 		up.Close()
 		return
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -77,5 +78,52 @@ func TestUpgradeToAnUpstreamWithoutSettings(t *testing.T) {
 	}
 	if log := m.logB.wait(t, "/chat"); !strings.Contains(log, " UF ") {
 		t.Error(log)
+	}
+}
+
+// A drain ends copies of requests wherever they are, writing to somebody who
+// does not read among them.
+func TestDrainEndsACopyThatIsBeingWritten(t *testing.T) {
+	for _, protocol := range []string{ir.HTTP2, ir.HTTP1} {
+		t.Run(protocol, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			reached := make(chan net.Conn, 1)
+			go func() {
+				c, err := l.Accept()
+				if err == nil {
+					c.Read(make([]byte, 1))
+					reached <- c
+				}
+			}()
+			m := newMesh(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }), func(m *mesh) {
+				c := static("copy", l.Addr().String())
+				c.HTTP.Protocol = protocol
+				m.snapA.Clusters = append(m.snapA.Clusters, c)
+				m.route().Forward.Mirrors = []ir.Mirror{{Cluster: "copy", Share: ir.All}}
+			})
+			// More than HTTP/2's window.
+			resp, err := http.Post(m.url+"/", "text/plain", strings.NewReader(strings.Repeat("x", 200<<10)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			defer (<-reached).Close()
+			now, cancel := context.WithCancel(t.Context())
+			cancel()
+			drained := make(chan struct{})
+			go func() {
+				m.a.Drain(now)
+				close(drained)
+			}()
+			select {
+			case <-drained:
+			case <-time.After(10 * time.Second):
+				t.Fatal("the drain waits for the copy")
+			}
+		})
 	}
 }
