@@ -63,8 +63,11 @@ func getCommand() *cobra.Command {
 	}
 	output := outputFlag(c)
 	c.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace (default: all)")
-	c.Flags().BoolP("all-namespaces", "A", true, "accepted for kubectl's sake: it is the default")
+	all := c.Flags().BoolP("all-namespaces", "A", false, "every namespace, whatever -n says (the default without -n)")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if *all {
+			namespace = ""
+		}
 		kind, name := kindAndName(args)
 		list, err := objects(c, kind, namespace, name)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/up"
 )
 
@@ -34,22 +35,17 @@ func (s *choice) all(ctx context.Context, client *up.Client, name string) ([]up.
 			name = rest
 		}
 	}
-	for _, match := range []func(w *up.WorkloadStatus) bool{
-		func(w *up.WorkloadStatus) bool { return name == "" || w.Name == name || w.Name+"."+w.Namespace == name },
-		func(w *up.WorkloadStatus) bool { return w.Owner == name || w.Owner+"."+w.Namespace == name },
-		func(w *up.WorkloadStatus) bool {
-			return w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
-		},
-	} {
-		var out []up.WorkloadStatus
-		for _, w := range list {
-			if match(&w) && (s.namespace == "" || w.Namespace == s.namespace) && selected(s.selector, w.Labels) {
-				out = append(out, w)
-			}
+	var out []up.WorkloadStatus
+	for _, w := range list {
+		if (s.namespace == "" || w.Namespace == s.namespace) && selected(s.selector, w.Labels) {
+			out = append(out, w)
 		}
-		if len(out) > 0 {
-			return out, nil
-		}
+	}
+	if name != "" {
+		out = resource.Named(out, name, up.WorkloadStatus.Naming)
+	}
+	if len(out) > 0 {
+		return out, nil
 	}
 	var names []string
 	for _, w := range list {

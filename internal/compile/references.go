@@ -2,6 +2,7 @@ package compile
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -24,7 +25,7 @@ func (x *Index) checkReferences() {
 	}
 	for _, dr := range x.set.DestinationRules {
 		host := fqdn(dr.Spec.Host, dr.Namespace)
-		if !slices.ContainsFunc(x.services, func(s *service) bool { return hostMatches(host, s.host) }) {
+		if !x.anyService(host) {
 			x.report(resource.Warning, &dr.Meta, "spec.host", "no service or ServiceEntry "+host+": the rule is nowhere in force (IST0101)", "")
 		}
 	}
@@ -33,4 +34,13 @@ func (x *Index) checkReferences() {
 			x.report(resource.Warning, &g.Meta, "spec.selector", "it selects no workload: nobody serves it (IST0101)", "")
 		}
 	}
+}
+
+// anyService reports whether a host, or one that a wildcard covers, is a
+// service's.
+func (x *Index) anyService(pattern string) bool {
+	if x.byHost[pattern] != nil {
+		return true
+	}
+	return strings.HasPrefix(pattern, "*") && slices.ContainsFunc(x.services, func(s *service) bool { return hostMatches(pattern, s.host) })
 }

@@ -65,21 +65,11 @@ func (x *Index) checkVirtualService(vs *resource.VirtualService) {
 	}
 }
 
-// Workload finds an instance by pod name, else the first one by owner, either
-// with or without ".NAMESPACE", component or app; nil for none.
+// Workload finds the first instance that a name means (resource.Named); nil for
+// none.
 func (x *Index) Workload(name string) *resource.Workload {
-	for _, match := range []func(*resource.Workload) bool{
-		func(w *resource.Workload) bool { return w.Name == name || w.Key() == name },
-		func(w *resource.Workload) bool { return w.Owner == name || w.Owner+"."+w.Namespace == name },
-		func(w *resource.Workload) bool {
-			return w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
-		},
-	} {
-		for _, w := range x.set.Workloads {
-			if match(w) {
-				return w
-			}
-		}
+	if found := resource.Named(x.set.Workloads, name, (*resource.Workload).Naming); len(found) > 0 {
+		return found[0]
 	}
 	return nil
 }

@@ -53,6 +53,10 @@ func (s *podSpec) hash() string {
 // key is what no other replica has: its name is free in every namespace.
 func (s *podSpec) key() string { return s.Name + "." + s.Namespace }
 
+func (s *podSpec) naming() resource.Naming {
+	return resource.Naming{Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, Labels: s.Labels}
+}
+
 // workload is the replica as the mesh sees it.
 func (s *podSpec) workload(addr netip.Addr, ready bool) *resource.Workload {
 	return &resource.Workload{Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, OwnerKind: s.OwnerKind, Labels: s.Labels, Annotations: s.Annotations,

@@ -174,27 +174,16 @@ func (r *Room) changed() {
 	}
 }
 
-// find returns a pod by its name, or the first replica of a workload, either
-// with or without ".NAMESPACE", or of a component of that name.
+// find returns the first pod that a name means (resource.Named).
 func (r *Room) find(name string) (*pod, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	keys := slices.Sorted(maps.Keys(r.pods))
-	for _, match := range []func(*pod) bool{
-		func(p *pod) bool { return p.spec.Name == name || p.spec.key() == name },
-		func(p *pod) bool { return p.spec.Owner == name || p.spec.Owner+"."+p.spec.Namespace == name },
-		func(p *pod) bool {
-			l := p.spec.Labels
-			return l["app.kubernetes.io/component"] == name || l["app"] == name
-		},
-	} {
-		for _, k := range keys {
-			if match(r.pods[k]) {
-				return r.pods[k], nil
-			}
-		}
+	found := resource.Named(keys, name, func(key string) resource.Naming { return r.pods[key].spec.naming() })
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no workload %q; there are: %v", name, keys)
 	}
-	return nil, fmt.Errorf("no workload %q; there are: %v", name, keys)
+	return r.pods[found[0]], nil
 }
 
 // Settled returns nil once every replica is ready, or says which is not when

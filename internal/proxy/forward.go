@@ -155,7 +155,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	x.host.Begin()
 	x.busy = x.host
 
-	x.limitTry(time.Now())
+	x.limitTry(time.Time{})
 	// A request that must not be sent twice gets a connection that is known to
 	// be open; one that may be gets another chance on a fresh connection.
 	idempotent := x.bodyDone && safeToRepeat(x.method)

@@ -60,9 +60,9 @@ func (x *exchange) endOfRequest() time.Time {
 	return x.start.Add(x.held)
 }
 
-// limitTry bounds the current try, counted from a time: by the earlier of the
-// try's timeout and the exchange's. Nothing bounds it while the request still
-// comes.
+// limitTry bounds the current try, counted from a time, zero for now: by the
+// earlier of the try's timeout and the exchange's. Nothing bounds it while the
+// request still comes.
 func (x *exchange) limitTry(from time.Time) {
 	x.limit = time.Time{}
 	if !x.ended {
@@ -70,6 +70,9 @@ func (x *exchange) limitTry(from time.Time) {
 	}
 	x.limit = x.deadline
 	if per := x.timeouts.perTry; per > 0 {
+		if from.IsZero() {
+			from = time.Now()
+		}
 		if t := from.Add(per); x.limit.IsZero() || t.Before(x.limit) {
 			x.limit = t
 		}

@@ -148,10 +148,10 @@ func (r *room) mtls(w http.ResponseWriter, req *http.Request) {
 	from, to := req.URL.Query().Get("from"), req.URL.Query().Get("to")
 	var sources, targets []*resource.Workload
 	for _, x := range r.machine.Workloads() {
-		if (x.Sidecar || x.Gateway) && matchesName(x, from) {
+		if (x.Sidecar || x.Gateway) && x.Naming().Matches(from) {
 			sources = append(sources, x)
 		}
-		if x.Sidecar && matchesName(x, to) {
+		if x.Sidecar && x.Naming().Matches(to) {
 			targets = append(targets, x)
 		}
 	}
@@ -173,10 +173,6 @@ func (r *room) mtls(w http.ResponseWriter, req *http.Request) {
 		}
 	}
 	admin.WriteJSON(w, http.StatusOK, checks)
-}
-
-func matchesName(w *resource.Workload, name string) bool {
-	return name == "" || w.Name == name || w.Key() == name || w.Owner == name || w.Owner+"."+w.Namespace == name || w.Labels["app.kubernetes.io/component"] == name || w.Labels["app"] == name
 }
 
 const probeTime = 3 * time.Second

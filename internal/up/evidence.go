@@ -94,14 +94,14 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 	}
 	from, to := req.URL.Query().Get("from"), req.URL.Query().Get("to")
 	for _, name := range []string{from, to} {
-		if !slices.ContainsFunc(r.machine.Workloads(), func(x *resource.Workload) bool { return matchesName(x, name) }) {
+		if !slices.ContainsFunc(r.machine.Workloads(), func(x *resource.Workload) bool { return x.Naming().Matches(name) }) {
 			http.Error(w, fmt.Sprintf("no workload matches %q; \"tulle proxy-status\" lists them", name), http.StatusNotFound)
 			return
 		}
 	}
 	out, label := []Edge{}, labels(r.machine.Workloads())
 	err := fromSidecars(r, req.Context(), "/edges", func(x *resource.Workload, list []proxy.Edge) {
-		if !matchesName(x, to) {
+		if !x.Naming().Matches(to) {
 			return
 		}
 		for _, e := range list {
@@ -112,7 +112,7 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 			if caller != nil {
 				name = label(caller)
 			}
-			if from == "" || caller != nil && matchesName(caller, from) {
+			if from == "" || caller != nil && caller.Naming().Matches(from) {
 				out = append(out, Edge{name, label(x), e})
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/control"
 	"github.com/tulle-mesh/tulle/internal/machine"
+	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
 // printer writes to the user, from any goroutine. Colours only on a terminal.
@@ -90,6 +91,11 @@ type WorkloadStatus struct {
 	Address   string            `json:"address"`
 	MTLS      string            `json:"mtls"`
 	Ready     bool              `json:"ready"`
+}
+
+// Naming of the workload.
+func (w WorkloadStatus) Naming() resource.Naming {
+	return resource.Naming{Name: w.Name, Namespace: w.Namespace, Owner: w.Owner, Labels: w.Labels}
 }
 
 func (r *room) status() []WorkloadStatus {

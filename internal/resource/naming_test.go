@@ -1,0 +1,33 @@
+package resource
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestNamed(t *testing.T) {
+	list := []*Workload{
+		{Name: "api-0", Namespace: "shop", Owner: "api", Labels: map[string]string{"app": "store"}},
+		{Name: "api-1", Namespace: "shop", Owner: "api", Labels: map[string]string{"app": "store"}},
+		{Name: "api-0", Namespace: "mall", Owner: "api"},
+		{Name: "api", Namespace: "other", Owner: "b", Labels: map[string]string{"app.kubernetes.io/component": "c"}},
+		{Name: "bare", Namespace: "other"},
+	}
+	for asked, want := range map[string][]int{
+		"api-0": {0, 2}, "api-0.mall": {2},
+		"api":      {3}, // the replica of that name before the workload
+		"api.shop": {0, 1}, "store": {0, 1}, "c": {3},
+		"nobody": nil, "": nil,
+	} {
+		var got []int
+		for _, w := range Named(list, asked, (*Workload).Naming) {
+			got = append(got, slices.Index(list, w))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q means %v, want %v", asked, got, want)
+		}
+	}
+	if n := list[4].Naming(); !n.Matches("") || n.Matches("api") || !n.Matches("bare.other") {
+		t.Error("Matches")
+	}
+}
