@@ -17,13 +17,13 @@ import (
 	"google.golang.org/grpc"
 	pb "istio.io/api/security/v1alpha1"
 
+	"github.com/tulle-mesh/tulle/internal/backoff"
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
 const (
-	firstBackoff = 100 * time.Millisecond
-	maxBackoff   = 30 * time.Second
-	callTimeout  = 10 * time.Second
+	maxBackoff  = 30 * time.Second
+	callTimeout = 10 * time.Second
 	// renewSpread: so long a mesh takes to renew because its root changes.
 	renewSpread = 5 * time.Second
 )
@@ -61,7 +61,7 @@ func (r *Rotator) Renew() {
 // jittered so that a mesh does not renew in step. It retries with exponential
 // backoff for as long as it takes and returns when ctx ends.
 func (r *Rotator) Run(ctx context.Context) error {
-	backoff := firstBackoff
+	pause := backoff.Backoff{Max: maxBackoff}
 	for {
 		var wait time.Duration
 		notAfter, err := r.renew(ctx)
@@ -69,11 +69,10 @@ func (r *Rotator) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			r.opts.Log.Warn("no certificate yet, trying again", "in", backoff, "err", err)
-			wait = backoff/2 + mrand.N(backoff/2)
-			backoff = min(2*backoff, maxBackoff)
+			wait = pause.Next()
+			r.opts.Log.Warn("no certificate yet", "err", err, "again in", wait)
 		default:
-			backoff = firstBackoff
+			pause.Reset()
 			life := time.Until(notAfter)
 			wait = life*2/5 + mrand.N(life/5+1) // 40 % to 60 %
 		}

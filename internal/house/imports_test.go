@@ -20,7 +20,8 @@ const module = "github.com/tulle-mesh/tulle"
 // Words with a dot or slash-less library names are fences on dependencies:
 // only the rooms on their right may import them.
 const order = `
-NONE < ir, identity, telemetry, header, wire, console, jwks;
+NONE < ir, identity, telemetry, header, wire, console, jwks, backoff;
+backoff < xds, ca, workloadapi;
 wire < upstream, proxy;
 header < h1, h2;
 ir < resource;                                  # for Origin only: where the user wrote something

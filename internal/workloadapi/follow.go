@@ -3,19 +3,17 @@ package workloadapi
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/tulle-mesh/tulle/internal/backoff"
 )
 
-const (
-	firstBackoff = 100 * time.Millisecond
-	maxBackoff   = 10 * time.Second
-)
+const maxBackoff = 10 * time.Second
 
 // follower keeps the control plane's JWT bundles: one stream, however many the
 // application has. It begins when somebody asks. What it has stays valid while
@@ -73,7 +71,7 @@ func (f *follower) run(ctx context.Context, from workload.SpiffeWorkloadAPIClien
 	case <-ctx.Done():
 		return
 	}
-	backoff := firstBackoff
+	pause := backoff.Backoff{Max: maxBackoff}
 	for {
 		got, err := f.stream(ctx, from)
 		if ctx.Err() != nil {
@@ -84,17 +82,13 @@ func (f *follower) run(ctx context.Context, from workload.SpiffeWorkloadAPIClien
 			return
 		}
 		if got {
-			backoff = firstBackoff
+			pause.Reset()
 		}
-		log.Warn("the control plane's JWT keys cannot be followed, trying again", "in", backoff, "err", err)
-		timer := time.NewTimer(backoff/2 + rand.N(backoff/2))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		wait := pause.Next()
+		log.Warn("the control plane's JWT keys cannot be followed", "err", err, "again in", wait)
+		if backoff.Wait(ctx, wait) != nil {
 			return
 		}
-		backoff = min(2*backoff, maxBackoff)
 	}
 }
 

@@ -3,7 +3,6 @@ package xds
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -11,14 +10,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/tulle-mesh/tulle/internal/backoff"
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
 const (
-	settle       = 10 * time.Millisecond // a burst of responses is over when nothing came for so long
-	warming      = 5 * time.Second       // how long a reference may dangle before the rest is applied
-	firstBackoff = 100 * time.Millisecond
-	maxBackoff   = 10 * time.Second
+	settle     = 10 * time.Millisecond // a burst of responses is over when nothing came for so long
+	warming    = 5 * time.Second       // how long a reference may dangle before the rest is applied
+	maxBackoff = 10 * time.Second
 )
 
 // ClientOptions of Run.
@@ -35,24 +34,19 @@ type ClientOptions struct {
 // exponential backoff. What was applied stays in force meanwhile.
 func Run(ctx context.Context, opts ClientOptions) error {
 	c := &client{opts: opts, have: newView()}
-	backoff := firstBackoff
+	pause := backoff.Backoff{Max: maxBackoff}
 	for {
 		err := c.stream(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if c.received {
-			backoff = firstBackoff
+			pause.Reset()
 		}
-		wait := backoff/2 + rand.N(backoff/2)
+		wait := pause.Next()
 		opts.Log.Warn("xDS stream ended", "err", err, "again in", wait)
-		backoff = min(2*backoff, maxBackoff)
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		case <-timer.C:
+		if err := backoff.Wait(ctx, wait); err != nil {
+			return err
 		}
 	}
 }
