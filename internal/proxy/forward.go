@@ -254,6 +254,9 @@ func (x *exchange) exchangeOnce() *failure {
 		if x.res.Status == 200 && x.fwd.Upgrade != "" && x.up.Protocol() == telemetry.HTTP2 {
 			x.res.Status, x.res.Upgrade = 101, x.fwd.Upgrade // an accepted extended CONNECT
 		}
+		if x.res.Status == 101 && x.fwd.Upgrade == "" { // nobody asked: a tunnel would carry whatever the caller sends next
+			return &failure{&upstreamBad, failReset}
+		}
 		if x.res.Status >= 200 || x.res.Status == 101 {
 			break
 		}
