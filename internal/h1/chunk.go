@@ -2,14 +2,34 @@ package h1
 
 import (
 	"bytes"
+	"errors"
 
 	"github.com/tulle-mesh/tulle/internal/header"
 )
 
 // nextChunk returns data of the current chunk, or opens the next one
-// (RFC 9112 section 7.1). Chunk extensions are dropped: we frame anew.
+// (RFC 9112 section 7.1). Chunk extensions are dropped: we frame anew. Who was
+// interrupted may ask again; what is no chunk stays an error.
 func (r *Reader) nextChunk() ([]byte, bool, error) {
+	if r.invalid != nil {
+		return nil, false, r.invalid
+	}
+	b, done, err := r.chunk()
+	if errors.As(err, &r.invalid) {
+		return nil, false, r.invalid
+	}
+	return b, done, err
+}
+
+func (r *Reader) chunk() ([]byte, bool, error) {
 	for r.remaining == 0 {
+		if r.inTrailer {
+			if err := r.readTrailers(); err != nil {
+				return nil, false, err
+			}
+			r.done = true
+			return nil, true, nil
+		}
 		if r.inChunk {
 			line, err := r.line(2)
 			if err != nil {
@@ -28,14 +48,8 @@ func (r *Reader) nextChunk() ([]byte, bool, error) {
 		if err != nil {
 			return nil, false, err
 		}
-		if size == 0 {
-			if err := r.readTrailers(); err != nil {
-				return nil, false, err
-			}
-			r.done = true
-			return nil, true, nil
-		}
-		r.remaining, r.inChunk = size, true
+		r.inTrailer = size == 0
+		r.remaining, r.inChunk = size, size > 0
 	}
 	if r.r == r.w {
 		if err := r.fill(); err != nil {
@@ -51,6 +65,12 @@ func (r *Reader) nextChunk() ([]byte, bool, error) {
 // of data or the end of the body, or something that Next will refuse.
 func (r *Reader) chunkReady() bool {
 	b := r.buf[r.r:r.w]
+	if r.invalid != nil {
+		return true
+	}
+	if r.inTrailer {
+		return trailerEnds(b)
+	}
 	if r.inChunk {
 		i := bytes.IndexByte(b, '\n')
 		if i < 0 {
@@ -67,7 +87,11 @@ func (r *Reader) chunkReady() bool {
 	if err != nil || size > 0 {
 		return err != nil || len(rest) > 0
 	}
-	return bytes.HasPrefix(rest, []byte("\r\n")) || bytes.Contains(rest, []byte("\r\n\r\n"))
+	return trailerEnds(rest)
+}
+
+func trailerEnds(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("\r\n")) || bytes.Contains(b, []byte("\r\n\r\n"))
 }
 
 // line consumes one CRLF-terminated line of at most limit bytes.

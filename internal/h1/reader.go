@@ -29,6 +29,8 @@ type Reader struct {
 	framing   header.Framing
 	remaining int64 // of the body (header.Length) or of the chunk (header.Open)
 	inChunk   bool  // the CRLF after a chunk's data is still to come
+	inTrailer bool  // the last chunk's line is consumed
+	invalid   *Error
 	done      bool
 	// OnPartial, if set, is called once per request head that did not arrive
 	// in one read, before waiting for the rest: the place to shorten a deadline.
@@ -116,7 +118,7 @@ func (r *Reader) ReadResponse(h *header.Head, method string) error {
 }
 
 func (r *Reader) begin(h *header.Head) {
-	r.framing, r.remaining, r.inChunk = h.Framing, h.Length, false
+	r.framing, r.remaining, r.inChunk, r.inTrailer, r.invalid = h.Framing, h.Length, false, false, nil
 	r.done = h.Framing == header.NoBody || h.Framing == header.Length && h.Length == 0
 	r.trailer.Fields.Reset()
 }

@@ -79,8 +79,9 @@ type current struct {
 	debug         string      // the credential that came with debugHeader, right or wrong
 	refusal       []ir.Header // of an authorizer that said no
 
-	body      []byte // what was read ahead of the request's body
-	bodyDone  bool   // body is all of it, so that a try can be repeated
+	body      []byte // what was read of the request's body before the current try
+	bodyDone  bool   // body is all of it
+	lost      bool   // more was read than body has, so that no try can be repeated
 	replied   bool   // a response head went downstream
 	keepAlive bool   // the downstream connection goes on after this exchange
 	whole     bool   // the response was passed on whole

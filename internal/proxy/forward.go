@@ -172,7 +172,7 @@ func (x *exchange) try(f *ir.Forward) *failure {
 		}
 		reused, silent := x.up.Reused() && !fresh, x.up.Buffered() == 0
 		x.closeUpstream()
-		if reused && (idempotent && fail.kind == failReset && silent || x.bodyDone && fail.kind == failRefused) {
+		if reused && (idempotent && fail.kind == failReset && silent || !x.lost && fail.kind == failRefused) {
 			continue // the pool's fault, not the host's: does not count as a try
 		}
 		if fail.kind != failFinal {

@@ -14,15 +14,14 @@ import (
 const defaultBackoff = 25 * time.Millisecond
 
 // mayRetry decides whether another try follows, and if so takes its slot in
-// the retry breaker, until that try has its answer. A request whose body is not here to be repeated is only
-// retried if nothing of it was sent.
+// the retry breaker, until that try has its answer. A body that still comes is
+// no hindrance, as long as what came of it is kept.
 func (x *exchange) mayRetry(f *ir.Forward, fail *failure) bool {
 	r := f.Retry
 	if r == nil || r.Attempts == 0 || !x.wantsRetry(r, fail) {
 		return false
 	}
-	here := x.bodyDone || x.pump != nil && x.pump.repeatable()
-	if !here && (fail == nil || fail.kind != failConnect) { // what the pump took is gone
+	if x.lost || x.pump != nil && x.pump.keeping.Load() == keepsNone {
 		return false
 	}
 	attempts := int(r.Attempts)
@@ -35,6 +34,10 @@ func (x *exchange) mayRetry(f *ir.Forward, fail *failure) bool {
 	}
 	if !x.cluster.BeginRetry() {
 		x.rec.Flags |= telemetry.UpstreamOverflow
+		return false
+	}
+	if x.pump != nil && !x.pump.pause() { // it took too much since we looked
+		x.cluster.EndRetry()
 		return false
 	}
 	return true

@@ -147,14 +147,23 @@ type pump struct {
 	ended      time.Time   // when that was; the pump's until last is set
 	err        error
 	copies     []*mirror // to be fed too
-	kept       []byte    // what went up, for another try; the pump's until last is set or done closed
-	keep       bool      // kept is all of it so far
+	kept       []byte    // what went up, for another try; the pump's until done is closed
+	keeping    atomic.Int32
 }
+
+// What a pump does about kept.
+const (
+	keepsAll    int32 = iota
+	keepsNone         // too long, or nobody would ask for it
+	keepsPaused       // all, and the pump ends as soon as it can: another try goes on from there
+)
 
 func (x *exchange) startPump() {
 	p := &pump{done: make(chan struct{}), copies: x.copies}
 	if r := x.route.Forward.Retry; r != nil && r.Attempts > 0 {
-		p.keep, p.kept = true, append(x.bodyBuf[:0], x.body...)
+		p.kept = append(x.bodyBuf[:0], x.body...)
+	} else {
+		p.keeping.Store(keepsNone)
 	}
 	x.pump = p
 	go p.run(x.c, x.up)
@@ -180,9 +189,7 @@ func (p *pump) run(c caller, up upstream.Carrier) {
 			up.Interrupt()
 			return
 		}
-		if p.keep = p.keep && len(p.kept)+len(b) <= replayLimit; p.keep {
-			p.kept = append(p.kept, b...)
-		}
+		p.keep(b)
 		if done {
 			p.ended = time.Now()
 			p.last.Store(true)
@@ -191,10 +198,26 @@ func (p *pump) run(c caller, up upstream.Carrier) {
 			m.feed(b, done, c.Trailers())
 		}
 		up.SetWriteBy(time.Now().Add(streamIdle))
-		if p.err = p.pass(c, up, b, done); p.err != nil || done {
+		if p.err = p.pass(c, up, b, done); p.err != nil || done || p.keeping.Load() == keepsPaused {
 			return
 		}
 	}
+}
+
+// keep adds to kept what goes up, while that is not too much. What comes after
+// pause is kept however much it is: it is one piece at most.
+func (p *pump) keep(b []byte) {
+	if len(p.kept)+len(b) > replayLimit {
+		p.keeping.CompareAndSwap(keepsAll, keepsNone)
+	}
+	if p.keeping.Load() != keepsNone {
+		p.kept = append(p.kept, b...)
+	}
+}
+
+// pause asks the pump to end with all it took in kept; false: part is gone.
+func (p *pump) pause() bool {
+	return p.keeping.CompareAndSwap(keepsAll, keepsPaused) || p.keeping.Load() == keepsPaused
 }
 
 func (p *pump) pass(c caller, up upstream.Carrier, b []byte, done bool) error {
@@ -231,9 +254,6 @@ func (p *pump) over() bool {
 // failedDownstream reports whether the caller's side broke.
 func (p *pump) failedDownstream() bool { return p.downstream.Load() }
 
-// repeatable: the body is through and here to be sent again.
-func (p *pump) repeatable() bool { return p.last.Load() && p.keep }
-
 // lastWrite is how long the end of a body that is here may take to be written
 // after the upstream has answered.
 const lastWrite = 100 * time.Millisecond
@@ -259,26 +279,27 @@ func (x *exchange) endPump(p *pump) {
 	x.c.rearm()
 }
 
-// stopPump waits for the pump. A body that is not through makes the downstream
-// connection unusable for another request.
+// stopPump ends the pump. What it took is the request's body so far, and another
+// try goes on from there, unless it was too much to be kept.
 func (x *exchange) stopPump() {
 	p := x.pump
 	if p == nil {
 		return
 	}
+	x.lost = !p.pause()
 	if !p.over() {
 		x.endPump(p)
 	}
 	x.rec.BytesReceived += p.received
-	if p.kept != nil {
+	if p.last.Load() || x.lost {
+		x.seeRequestEnd()
+	}
+	if !x.lost {
 		x.bodyBuf = p.kept
-	}
-	x.seeRequestEnd()
-	if p.repeatable() {
-		x.body, x.bodyDone = x.bodyBuf, true
-	}
-	if p.err != nil || !x.c.Complete() {
-		x.keepAlive = false
+		x.body, x.bodyDone = x.bodyBuf, p.last.Load()
+		if !x.bodyDone { // an upstream that took no more has passed for the end
+			x.ended, x.deadline = false, time.Time{}
+		}
 	}
 	x.pump = nil
 }
