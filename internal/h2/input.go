@@ -8,13 +8,19 @@ import (
 	"github.com/tulle-mesh/tulle/internal/header"
 )
 
-// inputSize holds a frame of the largest size we accept and another record.
-const inputSize = 32 << 10
+// A connection begins with room for headers and small messages. inputSize, which
+// one with more to read grows to, holds a frame of the largest size we accept
+// and another record.
+const (
+	firstInput = 4 << 10
+	inputSize  = 32 << 10
+)
 
 // input belongs to the reading goroutine.
 type input struct {
 	buf  []byte
 	r, w int
+	full bool // the last read filled buf
 	dec  decoder
 	msg  message
 	// scrap is for trailers before they are accepted and blocks nobody wants.
@@ -38,13 +44,14 @@ type input struct {
 }
 
 func (in *input) init(buffered []byte) {
-	in.buf = make([]byte, max(inputSize, len(buffered)))
+	in.buf = make([]byte, max(firstInput, len(buffered)))
 	in.w = copy(in.buf, buffered)
 	in.dec = newDecoder()
 	in.control, in.resets = newBucket(controlBurst, controlRate), newBucket(resetBurst, resetRate)
 }
 
-// fill reads once, behind what is there.
+// fill reads once, behind what is there. A read that took all the room had more
+// to take: the next one has twice as much.
 func (in *input) fill(nc net.Conn) error {
 	if in.r == in.w {
 		in.r, in.w = 0, 0
@@ -52,8 +59,13 @@ func (in *input) fill(nc net.Conn) error {
 		in.w = copy(in.buf, in.buf[in.r:in.w])
 		in.r = 0
 	}
+	if (in.full || in.w == len(in.buf)) && len(in.buf) < inputSize {
+		in.buf = append(make([]byte, 0, 2*len(in.buf)), in.buf[:in.w]...)
+		in.buf = in.buf[:cap(in.buf)]
+	}
 	n, err := nc.Read(in.buf[in.w:])
 	in.w += n
+	in.full = in.w == len(in.buf)
 	if n > 0 {
 		return nil
 	}
