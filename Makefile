@@ -52,8 +52,8 @@ bench-certificates: ## every sidecar of a mesh asks for a certificate at once, w
 bench-opa: ## ResearchFlow's policy in the sidecar and by gRPC to an OPA on loopback
 	go run ./bench/opa $(ARGS)
 
-hostile: ## hostile peers, with figures: memory for each connection, what the others notice
-	TULLE_HOSTILE=$(or $(CONNS),4000) go test -count=1 -v -timeout 20m -run TestHostilePeers ./internal/proxy | grep -E "hostile:|FAIL|^ok"
+hostile: ## hostile peers (CONNS=4000, where the limit of open files allows), with figures: memory for each, what the others notice
+	TULLE_HOSTILE=$(or $(CONNS),4000) go test -count=1 -v -timeout 20m -run TestHostilePeers ./internal/proxy | grep --line-buffered -E "hostile:|FAIL|^ok"
 
 soak: ## ResearchFlow under mixed load, edits, kills and certificate renewal for $(MINUTES) minutes (default 30)
 	TULLE_SOAK=$(or $(MINUTES),30)m go test -count=1 -v -timeout 24h -run TestSoak ./test/e2e

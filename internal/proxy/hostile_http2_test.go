@@ -1,9 +1,10 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -19,10 +20,10 @@ import (
 // and within, so that hostile and other requests share the connections between.
 var overHTTP2 = hops{"http2", "http2", "http1"}
 
-// attacker is a peer that writes whatever frames it likes.
+// attacker is a peer that writes whatever frames it likes, many at once.
 type attacker struct {
 	*http2.Framer
-	nc    net.Conn
+	w     *bufio.Writer
 	block bytes.Buffer
 	enc   *hpack.Encoder
 	ended chan struct{} // the proxy has said GOAWAY, or closed
@@ -30,11 +31,12 @@ type attacker struct {
 }
 
 func newAttacker(nc net.Conn, settings ...http2.Setting) (*attacker, error) {
-	a := &attacker{Framer: http2.NewFramer(nc, nc), nc: nc, ended: make(chan struct{}), acks: make(chan struct{}, 16)}
+	w := bufio.NewWriter(nc)
+	a := &attacker{Framer: http2.NewFramer(w, nc), w: w, ended: make(chan struct{}), acks: make(chan struct{}, 16)}
 	a.AllowIllegalWrites = true
 	a.SetReuseFrames()
 	a.enc = hpack.NewEncoder(&a.block)
-	if _, err := io.WriteString(nc, h2.Preface); err != nil {
+	if _, err := w.WriteString(h2.Preface); err != nil {
 		return nil, err
 	}
 	go a.read()
@@ -65,7 +67,7 @@ func (a *attacker) read() {
 
 // settled returns when the proxy has handled all that was written.
 func (a *attacker) settled() error {
-	if err := a.WritePing(false, [8]byte{1}); err != nil {
+	if err := errors.Join(a.WritePing(false, [8]byte{1}), a.w.Flush()); err != nil {
 		return err
 	}
 	select {
@@ -146,7 +148,7 @@ const controlFloods = "envoy_http2_inbound_control_frames_flood"
 const aThousand = 1 << 20
 
 var http2Attacks = []attack{
-	{name: "h2 idle", do: holds(nil, func(*attacker) error { return nil }), perConn: 96 << 10, counted: open},
+	{name: "h2 idle", do: holds(nil, func(*attacker) error { return nil }), perConn: 64 << 10, counted: open},
 	{name: "h2 rapid reset", most: 40, do: flood(func(a *attacker, i int) error {
 		id := uint32(2*i + 1)
 		if err := a.request(id, true, "GET", "/"); err != nil {
@@ -181,7 +183,7 @@ var http2Attacks = []attack{
 		block := append(a.fields("GET", "/"), bytes.Repeat([]byte{0x80 | 62}, 15000)...)
 		return a.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: block, EndStream: true, EndHeaders: true})
 	}), perConn: 192 << 10, ended: atLeast("envoy_http2_header_overflow", 1)},
-	{name: "h2 zero-window stalls", do: holds(zeroWindow, func(a *attacker) error {
+	{name: "h2 zero-window stalls", reaches: true, do: holds(zeroWindow, func(a *attacker) error {
 		return a.request(1, true, "GET", "/large")
 	}), perConn: 768 << 10, counted: open},
 	{name: "h2 zero-window stalls, 50 streams each", most: 20, do: holds(zeroWindow, func(a *attacker) error {
@@ -192,7 +194,7 @@ var http2Attacks = []attack{
 		}
 		return nil
 	}), perConn: 50 * 768 << 10, counted: open},
-	{name: "h2 huge bodies to an upstream that does not read", do: holds(nil, func(a *attacker) error {
+	{name: "h2 huge bodies to an upstream that does not read", reaches: true, do: holds(nil, func(a *attacker) error {
 		if err := a.request(1, false, "POST", "/stuck", "content-length", "1000000000"); err != nil {
 			return err
 		}

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -32,9 +31,10 @@ func hostileConns() int {
 type attack struct {
 	name string
 	do   func(c net.Conn) error
-	// perConn bounds the heap and stacks of the whole test (attackers, both
-	// proxies, application) for each hostile connection.
+	// perConn bounds the heap and stacks of the mesh (both proxies, application)
+	// for each hostile connection.
 	perConn int64
+	reaches bool // the application, over a connection of its own on each hop
 	// counted checks that the proxy has noticed, ended the same when all its
 	// connections are over; either may be nil.
 	counted, ended func(m *mesh, n int) error
@@ -75,16 +75,16 @@ func until(head, s string, limit int) func(net.Conn) error {
 var attacks = []attack{
 	{name: "idle", do: func(net.Conn) error { return nil }, perConn: 24 << 10, counted: open},
 	{name: "slow heads", do: sends("GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "), perConn: 48 << 10, counted: open},
-	{name: "slow bodies", do: sends("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nslow"), perConn: 160 << 10, counted: open},
-	{name: "slow chunks", do: sends("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nslow"), perConn: 160 << 10, counted: open},
-	{name: "slow readers", do: sends("GET /large HTTP/1.1\r\nHost: x\r\n\r\n"), perConn: 256 << 10, counted: open},
+	{name: "slow bodies", reaches: true, do: sends("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nslow"), perConn: 160 << 10, counted: open},
+	{name: "slow chunks", reaches: true, do: sends("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nslow"), perConn: 160 << 10, counted: open},
+	{name: "slow readers", reaches: true, do: sends("GET /large HTTP/1.1\r\nHost: x\r\n\r\n"), perConn: 256 << 10, counted: open},
 	{name: "header bombs", do: until("GET / HTTP/1.1\r\nHost: x\r\n", "X: "+strings.Repeat("a", 1000)+"\r\n", 10<<20), perConn: 256 << 10, counted: func(m *mesh, n int) error {
 		if got := m.a.stats.protocolErrors.Value(); got < int64(n) {
 			return fmt.Errorf("%d protocol errors are counted, want %d", got, n)
 		}
 		return nil
 	}},
-	{name: "huge bodies to an upstream that does not read", do: until("POST /stuck HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", strings.Repeat("b", 1024), 64<<20), perConn: 512 << 10, counted: open},
+	{name: "huge bodies to an upstream that does not read", reaches: true, do: until("POST /stuck HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", strings.Repeat("b", 1024), 64<<20), perConn: 512 << 10, counted: open},
 }
 
 // TestHostilePeers lets many connections of one kind loose on an outbound
@@ -102,6 +102,11 @@ func (a *attack) run(t *testing.T, over hops, n int) {
 	if a.most > 0 {
 		n = min(n, a.most)
 	}
+	files := 1 // in this process, for each connection
+	if a.reaches {
+		files = 5
+	}
+	n = min(n, affordable(t, files))
 	stuck, large := make(chan struct{}), make([]byte, 64<<10)
 	m, others := newMeshOver(t, over, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -131,33 +136,8 @@ func (a *attack) run(t *testing.T, over hops, n int) {
 	t.Cleanup(func() { close(stuck) })
 	m.serveOthers(t, others, 1) // the pair is warm
 	before := memory()
-	conns := make([]net.Conn, n)
-	leave := func() {
-		for _, c := range conns {
-			if c != nil {
-				c.Close()
-			}
-		}
-	}
+	leave := a.begin(t, strings.TrimPrefix(m.url, "http://"), n)
 	defer leave()
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, 64)
-	for i := range conns {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			c, err := net.Dial("tcp", strings.TrimPrefix(m.url, "http://"))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			conns[i] = c
-			if err := a.do(c); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
 	p50, p99 := m.serveOthers(t, others, 300)
 	grown := memory() - before
 	t.Logf("hostile: %-46s %6d connections, %7.1f KB each, others p50 %v p99 %v", a.name, n, float64(grown)/float64(n)/1024, p50, p99)

@@ -50,6 +50,12 @@ func newMeshOver(t testing.TB, h hops, app http.Handler, edit func(*mesh)) (*mes
 	m := newMesh(t, nil, func(m *mesh) {
 		server := httptest.NewUnstartedServer(app)
 		server.Config.Protocols = protocols(h.app)
+		// What nobody reads waits in the application, not in megabytes of the
+		// kernel's memory for each connection, which all of TCP shares.
+		server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			c.(*net.TCPConn).SetWriteBuffer(64 << 10)
+			return ctx
+		}
 		server.Start()
 		m.app.Close()
 		m.app = server

@@ -7,7 +7,9 @@ import (
 	"time"
 )
 
-const standIns = `apiVersion: v1
+// shop is a namespace of stand-ins: api in two replicas, web, legacy without a
+// sidecar, and a service that nobody is behind.
+const shop = `apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {istio-injection: enabled}}
 ---
@@ -18,10 +20,16 @@ spec:
   selector: {app: api}
   ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc-x, port: 81, targetPort: 8081}]
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody, namespace: shop}
+spec: {selector: {app: nobody}, ports: [{name: http, port: 80}]}
+---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: api, namespace: shop}
 spec:
+  replicas: 2
   selector: {matchLabels: {app: api}}
   template:
     metadata: {labels: {app: api}}
@@ -49,7 +57,7 @@ spec:
 // Manifests alone run: stand-ins answer in every protocol, and a workload
 // without a sidecar finds services too.
 func TestStandIns(t *testing.T) {
-	m := startOwn(t, standIns)
+	m := startOwn(t, shop)
 	for _, tc := range []struct{ from, url, headers, want string }{
 		{"web", "http://api/x", "", "200"},
 		{"web", "http://api:81/x", "", "200"},
@@ -74,7 +82,7 @@ func TestStandIns(t *testing.T) {
 
 	// A name is free in every namespace: neither network, nor DNS, nor identity
 	// are shared.
-	m.write("local.yaml", standIns+"---\n"+strings.ReplaceAll(standIns, "shop", "mall"))
+	m.write("local.yaml", shop+"---\n"+strings.ReplaceAll(shop, "shop", "mall"))
 	m.eventually(10*time.Second, func() error {
 		for _, ns := range []string{"shop", "mall"} {
 			out, _ := m.tulle("exec", "web-0."+ns, "--", "curl", "-s", "-m", "5", "http://api/x")
@@ -89,7 +97,7 @@ func TestStandIns(t *testing.T) {
 	})
 
 	// An application that cannot be started is not ready, and the user is told.
-	m.write("local.yaml", standIns+`---
+	m.write("local.yaml", shop+`---
 apiVersion: tulle.dev/v1alpha1
 kind: Local
 metadata: {name: shop}
