@@ -16,6 +16,8 @@ func TestUsage(t *testing.T) {
 		{"mtls verfy", `there is no command "tulle mtls verfy" (did you mean verify?)`},
 		{"mtls foo", "See: tulle mtls --help"},
 		{"pc rout web", "did you mean routes?"},
+		{"pc cluster web --direction up", "want inbound, outbound"},
+		{"pc endpoint web --port 70000", "See: tulle proxy-config endpoints --help"},
 		{"get", "Usage: tulle get KIND [NAME]"},
 		{"get vs --frobnicate", "See: tulle get --help"},
 		{"explain", "tulle explain --from web --to worker:8000"},

@@ -183,6 +183,8 @@ func commands(m *mesh) {
 		{[]string{"proxy-config", "routes", "orchestrator"}, "canary"},
 		{[]string{"proxy-config", "clusters", "orchestrator"}, "worker.researchflow.svc.cluster.local"},
 		{[]string{"proxy-config", "endpoints", "orchestrator"}, "worker-v2-0"},
+		{[]string{"pc", "c", "orchestrator", "--fqdn", "worker", "--subset", "v2", "--direction", "outbound"}, "v2"},
+		{[]string{"pc", "l", "orchestrator", "--port", "15006", "--type", "http"}, "virtualInbound"},
 		{[]string{"proxy-config", "secret", "worker"}, "spiffe://cluster.local/ns/researchflow/sa/worker"},
 		{[]string{"describe", "virtualservice", "orchestrator", "-n", "researchflow"}, "virtual-services.yaml:"},
 		{[]string{"get", "peerauthentication", "-n", "researchflow"}, "default"},
