@@ -231,13 +231,13 @@ func (p *pod) keep(container string, argv, env []string, token string) {
 			return
 		}
 		if err == nil && p.spec.Once && container == AppContainer {
-			fmt.Fprintf(p.logs[container], "tulle: completed\n")
+			p.logs[container].say("completed")
 			return
 		}
 		if time.Since(begin) > restartReset {
 			backoff = restartMin
 		}
-		fmt.Fprintf(p.logs[container], "tulle: %s ended (%v), again in %s\n", container, err, backoff)
+		p.logs[container].say("%s ended (%v), again in %s", container, err, backoff)
 		p.room.opts.Ended(p.spec.Name, container, err, backoff)
 		p.setReady(false)
 		timer := time.NewTimer(backoff)

@@ -191,6 +191,7 @@ func commands(m *mesh) {
 		{[]string{"routes", "worker"}, "canary"},
 		{[]string{"logs", "-n", "researchflow", "-l", "app.kubernetes.io/component=orchestrator", "-c", "istio-proxy", "--tail=100"}, "outbound|8000||worker"},
 		{[]string{"logs", "opa"}, "decision_id"},
+		{[]string{"logs", "worker-v1-0", "--since", "1h", "--timestamps", "--tail", "1000"}, "Z {"},
 		{[]string{"version"}, "tulle "},
 	} {
 		if out, code := m.tulle(tc.args...); code != 0 || !strings.Contains(out, tc.want) {
