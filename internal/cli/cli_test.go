@@ -20,6 +20,8 @@ func TestUsage(t *testing.T) {
 		{"pc endpoint web --port 70000", "See: tulle proxy-config endpoints --help"},
 		{"get", "Usage: tulle get KIND [NAME]"},
 		{"get vs --frobnicate", "See: tulle get --help"},
+		{"describe svc", "give a name"},
+		{"describe pod/", "give a name"},
 		{"explain", "tulle explain --from web --to worker:8000"},
 		{"explain --from web --to https://worker/", "want HOST[:PORT] or a URL of http"},
 		{"explain --from web --to worker -H foo", "want 'Name: value'"},

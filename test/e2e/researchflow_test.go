@@ -187,6 +187,8 @@ func commands(m *mesh) {
 		{[]string{"pc", "l", "orchestrator", "--port", "15006", "--type", "http"}, "virtualInbound"},
 		{[]string{"proxy-config", "secret", "worker"}, "spiffe://cluster.local/ns/researchflow/sa/worker"},
 		{[]string{"describe", "virtualservice", "orchestrator", "-n", "researchflow"}, "virtual-services.yaml:"},
+		{[]string{"describe", "svc", "worker"}, "peer-authentication.yaml:"},
+		{[]string{"describe", "pod/worker-v1-0", "-n", "researchflow"}, "spiffe://cluster.local/ns/researchflow/sa/worker"},
 		{[]string{"get", "peerauthentication", "-n", "researchflow"}, "default"},
 		{[]string{"routes", "worker"}, "canary"},
 		{[]string{"logs", "-n", "researchflow", "-l", "app.kubernetes.io/component=orchestrator", "-c", "istio-proxy", "--tail=100"}, "outbound|8000||worker"},
@@ -198,7 +200,7 @@ func commands(m *mesh) {
 			m.t.Errorf("tulle %s: exit %d, want %q in\n%s", strings.Join(tc.args, " "), code, tc.want, out)
 		}
 	}
-	for _, args := range [][]string{{"proxy-status"}, {"proxy-config", "routes", "web"}, {"get", "vs"}, {"routes", "web"}, {"mtls", "verify", "--to", "web"}} {
+	for _, args := range [][]string{{"proxy-status"}, {"proxy-config", "routes", "web"}, {"get", "vs"}, {"describe", "svc", "web"}, {"describe", "pod", "web"}, {"routes", "web"}, {"mtls", "verify", "--to", "web"}} {
 		out, _ := m.tulle(append(args, "-o", "json")...)
 		if !json.Valid([]byte(out)) {
 			m.t.Errorf("tulle %s -o json is not JSON:\n%.300s", strings.Join(args, " "), out)

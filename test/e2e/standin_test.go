@@ -80,6 +80,10 @@ func TestStandIns(t *testing.T) {
 		t.Errorf("mtls verify shows among the callers:\n%s", after)
 	}
 
+	if out, code := m.tulle("describe", "svc", "nobody"); code != 0 || !strings.Contains(out, "it selects no workload") {
+		t.Errorf("a service that nobody is behind: exit %d\n%s", code, out)
+	}
+
 	// A name is free in every namespace: neither network, nor DNS, nor identity
 	// are shared.
 	m.write("local.yaml", shop+"---\n"+strings.ReplaceAll(shop, "shop", "mall"))
