@@ -7,9 +7,10 @@ import (
 )
 
 // Pauses before a container is started again. The kubelet's are 10 s to 5 min,
-// which is too long for somebody who sits before it and mends the application.
+// which is too long for somebody who sits before it and mends the application,
+// and for a sidecar that was killed.
 const (
-	restartMin = time.Second
+	restartMin = 250 * time.Millisecond
 	restartMax = 30 * time.Second
 	// restartReset is how long a container must have run to begin anew.
 	restartReset = time.Minute

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The pause doubles from 1 s to 30 s, and only a longer one is worth a word; a
+// The pause doubles from 250 ms to 30 s, and only a longer one is worth a word; a
 // container that ran well begins anew.
 func TestRestarts(t *testing.T) {
 	r := newRestarts()
@@ -14,8 +14,9 @@ func TestRestarts(t *testing.T) {
 			ran, again time.Duration
 			longer     bool
 		}{
-			{time.Duration(round) * restartReset, time.Second, true},
-			{0, 2 * time.Second, true}, {restartReset - 1, 4 * time.Second, true}, {0, 8 * time.Second, true}, {0, 16 * time.Second, true},
+			{time.Duration(round) * restartReset, restartMin, true},
+			{0, 2 * restartMin, true}, {restartReset - 1, time.Second, true}, {0, 2 * time.Second, true}, {0, 4 * time.Second, true},
+			{0, 8 * time.Second, true}, {0, 16 * time.Second, true},
 			{0, 30 * time.Second, true}, {0, 30 * time.Second, false}, {time.Second, 30 * time.Second, false},
 		} {
 			if e := r.ended(tc.ran); e != (Ending{Count: i + 1, Again: tc.again, Longer: tc.longer}) {
@@ -24,7 +25,7 @@ func TestRestarts(t *testing.T) {
 		}
 	}
 	r.reset()
-	if e := r.ended(0); e.Count != 1 || e.Again != time.Second || !e.Longer {
+	if e := r.ended(0); e.Count != 1 || e.Again != restartMin || !e.Longer {
 		t.Errorf("after an edit: %+v", e)
 	}
 }

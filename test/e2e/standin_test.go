@@ -142,13 +142,13 @@ spec: {workloads: {crash: {command: `+command+`}}}
 	}
 	const reads = "[sh, -c, 'read code < $TULLE_VOLUME_CONFIG/code; exit $code']"
 	local("[no-such-program]", "")
-	said("crash-0: app ended (exit status 127), again in 1s. See why with: tulle logs crash-0\n", 10*time.Second)
-	said("crash-0: app ended 4 times (exit status 127), again in 8s\n", 20*time.Second)
+	said("crash-0: app ended (exit status 127), again in 250ms. See why with: tulle logs crash-0\n", 10*time.Second)
+	said("crash-0: app ended 5 times (exit status 127), again in 4s\n", 20*time.Second)
 	local(reads, "5")
-	said("crash-0: app ended (exit status 5), again in 1s.", 5*time.Second) // not after 8 s
-	said("crash-0: app ended 4 times (exit status 5), again in 8s\n", 20*time.Second)
+	said("crash-0: app ended (exit status 5), again in 250ms.", 5*time.Second) // not after 8 s
+	said("crash-0: app ended 6 times (exit status 5), again in 8s\n", 20*time.Second)
 	local(reads, "6")
-	said("crash-0: app ended (exit status 6), again in 1s.", 5*time.Second)
+	said("crash-0: app ended (exit status 6), again in 250ms.", 5*time.Second)
 }
 
 func edgesTo(m *mesh, workload string) string {
