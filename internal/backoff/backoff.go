@@ -1,26 +1,32 @@
-// Package backoff spaces the tries of who waits for the control plane: each
-// pause twice the last, jittered so that a mesh does not come back in step.
+// Package backoff spaces tries: each pause is twice the last. Who waits for the
+// control plane has them jittered, so that a mesh does not come back in step.
 package backoff
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"time"
 )
 
-// first pause, before jitter.
-const first = 100 * time.Millisecond
+// DefaultFirst is the first pause, before jitter.
+const DefaultFirst = 100 * time.Millisecond
 
 // Backoff is the state of one loop; one goroutine may use it. The zero value
 // with Max set is ready.
 type Backoff struct {
-	Max  time.Duration // no pause is longer; at least 100 ms
-	last time.Duration // before jitter; 0: none
+	First time.Duration // the first pause; default DefaultFirst
+	Max   time.Duration // no pause is longer; at least First
+	Exact bool          // without jitter
+	last  time.Duration // before jitter; 0: none
 }
 
-// Next is how long to wait now: between half of a pause and the whole.
+// Next is how long to wait now: a pause, or between half of it and the whole.
 func (b *Backoff) Next() time.Duration {
-	b.last = min(max(2*b.last, first), b.Max)
+	b.last = min(max(2*b.last, cmp.Or(b.First, DefaultFirst)), b.Max)
+	if b.Exact {
+		return b.last
+	}
 	return b.last/2 + rand.N(b.last/2+1)
 }
 

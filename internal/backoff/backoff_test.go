@@ -20,6 +20,18 @@ func TestPausesDouble(t *testing.T) {
 	}
 }
 
+func TestExactPauses(t *testing.T) {
+	b := Backoff{First: time.Second, Max: 3 * time.Second, Exact: true}
+	for range 2 {
+		for _, want := range []time.Duration{time.Second, 2 * time.Second, 3 * time.Second, 3 * time.Second} {
+			if d := b.Next(); d != want {
+				t.Errorf("%v, want %v", d, want)
+			}
+		}
+		b.Reset()
+	}
+}
+
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/internal/control"
+	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/up"
 )
 
@@ -54,6 +56,13 @@ func completeKinds(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 	return control.KindNames(), cobra.ShellCompDirectiveNoFileComp
 }
 
+func completeDescribed(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return append(control.KindNames(), "service", "svc", "pod", "po"), cobra.ShellCompDirectiveNoFileComp
+}
+
 func getCommand() *cobra.Command {
 	var namespace string
 	c := &cobra.Command{
@@ -92,14 +101,27 @@ func getCommand() *cobra.Command {
 func describeCommand() *cobra.Command {
 	var namespace string
 	c := &cobra.Command{
-		Use: "describe KIND NAME", Short: "Show an object, where it comes from and what is wrong with it", Args: usage(cobra.RangeArgs(1, 2)), ValidArgsFunction: completeKinds,
-		Example: `  tulle describe virtualservice orchestrator -n researchflow
+		Use: "describe KIND NAME", Short: "Show an object, where it comes from and what is wrong with it", Args: usage(cobra.RangeArgs(1, 2)), ValidArgsFunction: completeDescribed,
+		Long: `Describe shows an object of the configuration, where it comes from and what is
+wrong with it. Of a service or a pod it shows everything that concerns it: ports,
+endpoints, the mutual TLS mode in force, the VirtualServices, DestinationRules
+and policies that apply, each with its line, and their problems. What depends on
+the caller is as callers of the service's own namespace find it.`,
+		Example: `  tulle describe svc worker
+  tulle describe pod/worker-v1-0 -n researchflow -o json
+  tulle describe virtualservice orchestrator -n researchflow
   tulle describe destinationrule worker`,
 	}
 	output := outputFlag(c)
 	c.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace (default: any)")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		kind, name := kindAndName(args)
+		switch strings.ToLower(kind) {
+		case "service", "services", "svc":
+			return pages(c, output, "service", namespace, name, writeService)
+		case "pod", "pods", "po":
+			return pages(c, output, "pod", namespace, name, writePod)
+		}
 		list, err := objects(c, kind, namespace, name)
 		if err != nil {
 			return err
@@ -119,6 +141,32 @@ func describeCommand() *cobra.Command {
 	return c
 }
 
+// pages reads what the control plane knows of a service or pod and prints it.
+func pages[T any](c *cobra.Command, output func(any, func(io.Writer) error) error, kind, namespace, name string, page func(*bytes.Buffer, *T)) error {
+	if name == "" {
+		return &exitError{exitUsage, fmt.Sprintf("give a name: tulle describe %s worker", kind)}
+	}
+	client, err := up.Connect()
+	if err != nil {
+		return err
+	}
+	var list []T
+	if err := client.Get(c.Context(), "/v1/describe/"+kind+"/"+url.PathEscape(name)+"?namespace="+url.QueryEscape(namespace), &list); err != nil {
+		return err
+	}
+	return output(list, func(w io.Writer) error {
+		var b bytes.Buffer
+		for i := range list {
+			if i > 0 {
+				fmt.Fprintln(&b)
+			}
+			page(&b, &list[i])
+		}
+		_, err := b.WriteTo(w)
+		return err
+	})
+}
+
 func describe(w io.Writer, r *control.Resource) error {
 	fmt.Fprintf(w, "Name:       %s\nNamespace:  %s\nKind:       %s\nFrom:       %s\n", r.Name, r.Namespace, r.Kind, firstOf(r.Origin.Place(), "-"))
 	var spec any
@@ -133,46 +181,17 @@ func describe(w io.Writer, r *control.Resource) error {
 	for _, line := range strings.Split(strings.TrimRight(string(b), "\n"), "\n") {
 		fmt.Fprintln(w, "  "+line)
 	}
-	if len(r.Problems) == 0 {
-		fmt.Fprintln(w, "Problems:   none")
-		return nil
-	}
-	fmt.Fprintln(w, "Problems:")
-	for _, p := range r.Problems {
-		fmt.Fprintf(w, "  %s: %s\n", p.Severity, p)
-	}
+	writeProblems(w, r.Problems)
 	return nil
 }
 
-func routesCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use: "routes SERVICE", Short: "Show every route that leads to a service", Args: usage(cobra.ExactArgs(1)),
-		Example: `  tulle routes orchestrator
-  tulle routes worker -o json`,
+func writeProblems(w io.Writer, list []resource.Problem) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "Problems:   none")
+		return
 	}
-	output := outputFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		client, err := up.Connect()
-		if err != nil {
-			return err
-		}
-		var rows []control.RouteRow
-		if err := client.Get(c.Context(), "/v1/routes/"+url.PathEscape(args[0]), &rows); err != nil {
-			return err
-		}
-		return output(rows, func(w io.Writer) error {
-			if len(rows) == 0 {
-				_, err := fmt.Fprintf(w, "no HTTP route leads to %s. For a TCP port: tulle explain --from WORKLOAD --to %s:PORT\n", args[0], args[0])
-				return err
-			}
-			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-			fmt.Fprintln(t, "PROXY\tHOST\tROUTE\tMATCH\tTO\tTIMEOUT\tRETRIES\tFROM")
-			for _, r := range rows {
-				to, timeout, retries := routeAction(r.Route)
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Proxy, r.Host, r.Route.Name, routeMatch(&r.Route.Match), to, timeout, retries, place(r.Route.Match.Origin, r.Route.Origin))
-			}
-			return t.Flush()
-		})
+	fmt.Fprintln(w, "Problems:")
+	for _, p := range list {
+		fmt.Fprintf(w, "  %s: %s\n", p.Severity, p)
 	}
-	return c
 }

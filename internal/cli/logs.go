@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -14,19 +15,19 @@ import (
 
 func logsCommand() *cobra.Command {
 	var (
-		which     choice
-		container string
-		follow    bool
-		tail      int
+		which choice
+		ask   logQuery
 	)
 	c := &cobra.Command{
 		Use:   "logs WORKLOAD [-c istio-proxy] [-f]",
 		Short: "Show what a workload or its sidecar writes",
 		Long: `Logs shows a workload's output, or with -c istio-proxy its sidecar's: the access
 log in Istio's format. The name of a Deployment, a component or a selector
-shows all its replicas.`,
+shows all its replicas. With --since and --tail it shows the lines that both
+leave. -f ends when the workload does.`,
 		Example: `  tulle logs worker-v1-0
   tulle logs orchestrator -c istio-proxy -f
+  tulle logs worker --since 5m --timestamps
   tulle logs -n researchflow -l app.kubernetes.io/component=orchestrator -c istio-proxy --tail=100`,
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeWorkloads,
@@ -36,6 +37,9 @@ shows all its replicas.`,
 				name = args[0]
 			} else if which.selector == "" {
 				return &exitError{exitUsage, "give a workload or a selector: tulle logs worker -c istio-proxy"}
+			}
+			if err := ask.check(c); err != nil {
+				return err
 			}
 			client, err := up.Connect()
 			if err != nil {
@@ -47,9 +51,8 @@ shows all its replicas.`,
 			}
 			g, ctx := errgroup.WithContext(c.Context())
 			for _, w := range list {
-				path := fmt.Sprintf("/v1/logs/%s?container=%s&follow=%t&tail=%d", url.PathEscape(w.Name+"."+w.Namespace), url.QueryEscape(container), follow, tail)
-				show := func(ctx context.Context) error { return client.Copy(ctx, path, c.OutOrStdout()) }
-				if !follow {
+				show := func(ctx context.Context) error { return client.Copy(ctx, ask.path(w), c.OutOrStdout()) }
+				if !ask.follow {
 					if err := show(ctx); err != nil {
 						return err
 					}
@@ -61,8 +64,41 @@ shows all its replicas.`,
 		},
 	}
 	which.flags(c)
-	c.Flags().StringVarP(&container, "container", "c", machine.AppContainer, "app or istio-proxy")
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on showing what comes")
-	c.Flags().IntVar(&tail, "tail", -1, "only the last lines (default: all)")
+	ask.flags(c)
 	return c
+}
+
+// logQuery is which lines of a log are asked for.
+type logQuery struct {
+	container          string
+	follow, timestamps bool
+	tail               int
+	since              time.Duration
+}
+
+func (q *logQuery) flags(c *cobra.Command) {
+	c.Flags().StringVarP(&q.container, "container", "c", machine.AppContainer, "app or istio-proxy")
+	c.Flags().BoolVarP(&q.follow, "follow", "f", false, "go on showing what comes")
+	c.Flags().IntVar(&q.tail, "tail", -1, "only the last lines of each replica; -1: all")
+	c.Flags().DurationVar(&q.since, "since", 0, "only lines that are not older, for example 30s, 5m or 1h (default: all)")
+	c.Flags().BoolVar(&q.timestamps, "timestamps", false, "show when each line came (RFC 3339, UTC)")
+}
+
+func (q *logQuery) check(c *cobra.Command) error {
+	switch {
+	case q.tail < -1:
+		return &exitError{exitUsage, fmt.Sprintf("--tail %d: want a number of lines, or -1 for all", q.tail)}
+	case c.Flags().Changed("since") && q.since <= 0:
+		return &exitError{exitUsage, fmt.Sprintf("--since %s: want a duration above 0, for example 5m", q.since)}
+	}
+	return nil
+}
+
+// path of the API that answers for one workload.
+func (q *logQuery) path(w up.WorkloadStatus) string {
+	v := url.Values{"container": {q.container}, "follow": {fmt.Sprint(q.follow)}, "timestamps": {fmt.Sprint(q.timestamps)}, "tail": {fmt.Sprint(q.tail)}}
+	if q.since > 0 {
+		v.Set("since", q.since.String())
+	}
+	return "/v1/logs/" + url.PathEscape(w.Name+"."+w.Namespace) + "?" + v.Encode()
 }

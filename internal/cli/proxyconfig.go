@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,17 +18,92 @@ func proxyConfigCommand() *cobra.Command {
 		Use: "proxy-config", Aliases: []string{"pc"},
 		Short: "Show the configuration a proxy runs",
 		Example: `  tulle proxy-config routes orchestrator
-  tulle proxy-config clusters worker-v1-0 -o json
+  tulle proxy-config clusters worker-v1-0 --fqdn orchestrator -o json
+  tulle proxy-config endpoints orchestrator --status unhealthy
   tulle proxy-config secret web`,
 		Args: noSuchCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(
-		proxyConfig("listeners", "listener", "Where the proxy accepts connections", func(s *ir.Snapshot) any { return s.Listeners }, listenerTable),
-		proxyConfig("routes", "route", "How requests find a cluster", func(s *ir.Snapshot) any { return s.Routes }, routeTable),
-		proxyConfig("clusters", "cluster", "Upstream services and their limits", func(s *ir.Snapshot) any { return s.Clusters }, clusterTable),
-		endpointsCommand(), secretCommand(),
-	)
+	c.AddCommand(listenersCommand(), proxyRoutesCommand(), clustersCommand(), endpointsCommand(), secretCommand())
+	return c
+}
+
+func listenersCommand() *cobra.Command {
+	var f listenerFilter
+	c := &cobra.Command{
+		Use: "listeners WORKLOAD", Aliases: []string{"listener", "l"}, Short: "Where the proxy accepts connections",
+		Example: `  tulle proxy-config listeners orchestrator
+  tulle proxy-config listeners orchestrator --port 15006
+  tulle proxy-config listeners orchestrator --address 0.0.0.0 --type HTTP -o json`,
+	}
+	f.flags(c)
+	return proxyConfig(c, "config_dump", func(s *ir.Snapshot) []*ir.Listener { return kept(s.Listeners, f.keeps) }, listenerTable)
+}
+
+func proxyRoutesCommand() *cobra.Command {
+	var name string
+	c := &cobra.Command{
+		Use: "routes WORKLOAD", Aliases: []string{"route", "r"}, Short: "How requests find a cluster",
+		Example: `  tulle proxy-config routes orchestrator
+  tulle proxy-config routes orchestrator --name 8000 -o json`,
+	}
+	c.Flags().StringVar(&name, "name", "", "only the route table of this name")
+	return proxyConfig(c, "config_dump", func(s *ir.Snapshot) []*ir.RouteTable {
+		return kept(s.Routes, func(t *ir.RouteTable) bool { return name == "" || t.Name == name })
+	}, routeTable)
+}
+
+func clustersCommand() *cobra.Command {
+	var f clusterFilter
+	c := &cobra.Command{
+		Use: "clusters WORKLOAD", Aliases: []string{"cluster", "c"}, Short: "Upstream services and their limits",
+		Example: `  tulle proxy-config clusters orchestrator
+  tulle proxy-config clusters orchestrator --fqdn worker.researchflow.svc.cluster.local --subset v2
+  tulle proxy-config clusters orchestrator --direction inbound --port 8000 -o json`,
+	}
+	f.flags(c)
+	return proxyConfig(c, "config_dump", func(s *ir.Snapshot) []*ir.Cluster { return kept(s.Clusters, f.keeps) }, clusterTable)
+}
+
+func endpointsCommand() *cobra.Command {
+	var f endpointFilter
+	c := &cobra.Command{
+		Use: "endpoints WORKLOAD", Aliases: []string{"endpoint", "ep"}, Short: "Instances behind each cluster, as this proxy sees them",
+		Example: `  tulle proxy-config endpoints orchestrator
+  tulle proxy-config endpoints orchestrator --cluster 'outbound|8000||worker.researchflow.svc.cluster.local'
+  tulle proxy-config endpoints orchestrator --status unhealthy --port 8000 -o json`,
+	}
+	f.flags(c)
+	return proxyConfig(c, "clusters", func(list *[]agent.ClusterStatus) []agent.ClusterStatus { return f.within(*list) }, endpointTable)
+}
+
+// proxyConfig makes c read a page of a workload's sidecar and print the rows
+// that its filters leave. When they leave none, standard error says so, and
+// the answer is a good one: as with kubectl get.
+func proxyConfig[Page, Row any](c *cobra.Command, page string, rows func(*Page) []Row, table func(io.Writer, []Row)) *cobra.Command {
+	var which choice
+	what := c.Name()
+	c.Args, c.ValidArgsFunction = usage(cobra.ExactArgs(1)), completeWorkloads
+	output := outputFlag(c)
+	which.flags(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		var p Page
+		if err := fromSidecar(c, &which, args[0], page, &p); err != nil {
+			return err
+		}
+		list := rows(&p)
+		if len(list) == 0 {
+			fmt.Fprintf(c.ErrOrStderr(), "No %s found in %s.\n", what, args[0])
+		}
+		return output(list, func(w io.Writer) error {
+			if len(list) == 0 {
+				return nil
+			}
+			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+			table(t, list)
+			return t.Flush()
+		})
+	}
 	return c
 }
 
@@ -47,221 +120,10 @@ func fromSidecar(c *cobra.Command, which *choice, workload, page string, out any
 	return client.Get(c.Context(), "/v1/sidecars/"+url.PathEscape(name)+"/"+page, out)
 }
 
-func proxyConfig(use, alias, short string, pick func(*ir.Snapshot) any, table func(io.Writer, *ir.Snapshot)) *cobra.Command {
-	var which choice
-	c := &cobra.Command{Use: use + " WORKLOAD", Aliases: []string{alias}, Short: short, Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: completeWorkloads,
-		Example: "  tulle proxy-config " + use + " orchestrator\n  tulle proxy-config " + use + " orchestrator -o json"}
-	output := outputFlag(c)
-	which.flags(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		var s ir.Snapshot
-		if err := fromSidecar(c, &which, args[0], "config_dump", &s); err != nil {
-			return err
-		}
-		return output(pick(&s), func(w io.Writer) error {
-			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-			table(t, &s)
-			return t.Flush()
-		})
-	}
-	return c
-}
-
-func listenerTable(w io.Writer, s *ir.Snapshot) {
-	fmt.Fprintln(w, "ADDRESS\tPORT\tCHAIN\tMATCH\tTLS\tDESTINATION\tFROM")
-	for _, l := range s.Listeners {
-		chains := l.Chains
-		if l.Default != nil {
-			chains = append(chains[:len(chains):len(chains)], l.Default)
-		}
-		for _, c := range chains {
-			to := ""
-			if c.HTTP != nil {
-				to = "Route: " + c.HTTP.RouteTable
-			} else if c.TCP != nil {
-				to = "Cluster: " + clusterNames(c.TCP.Clusters)
-			}
-			tls := "-"
-			if c.TLS != nil {
-				tls = "TLS"
-				if c.TLS.RequireClientCert {
-					tls = "mTLS"
-				}
-			}
-			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", l.Address.Addr(), l.Address.Port(), c.Name, chainMatch(&c.Match), tls, to, place(c.Origin, l.Origin))
-		}
-	}
-}
-
-func chainMatch(m *ir.ChainMatch) string {
-	var parts []string
-	if m.Port != 0 {
-		parts = append(parts, fmt.Sprintf("port %d", m.Port))
-	}
-	if m.Transport != "" {
-		parts = append(parts, m.Transport)
-	}
-	if len(m.ServerNames) > 0 {
-		parts = append(parts, "SNI "+strings.Join(m.ServerNames, ","))
-	}
-	if len(parts) == 0 {
-		return "ALL"
-	}
-	return strings.Join(parts, "; ")
-}
-
-func clusterNames(list []ir.WeightedCluster) string {
-	var out []string
-	for _, w := range list {
-		if len(list) > 1 {
-			out = append(out, fmt.Sprintf("%s (%d)", w.Name, w.Weight))
-		} else {
-			out = append(out, w.Name)
-		}
-	}
-	return strings.Join(out, ", ")
-}
-
-func place(origins ...ir.Origin) string {
-	for _, o := range origins {
-		if o.File != "" {
-			return o.Place()
-		}
-		if o.Kind != "" {
-			return o.String()
-		}
-	}
-	return "-"
-}
-
-func routeTable(w io.Writer, s *ir.Snapshot) {
-	fmt.Fprintln(w, "TABLE\tVIRTUAL HOST\tROUTE\tMATCH\tTO\tTIMEOUT\tRETRIES\tFROM")
-	for _, t := range s.Routes {
-		for _, vh := range t.VirtualHosts {
-			for _, r := range vh.Routes {
-				to, timeout, retries := routeAction(r)
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, vh.Name, r.Name, routeMatch(&r.Match), to, timeout, retries, place(r.Match.Origin, r.Origin))
-			}
-		}
-	}
-}
-
-func routeAction(r *ir.Route) (to, timeout, retries string) {
-	timeout, retries = "-", "-"
-	switch {
-	case r.Redirect != nil:
-		to = fmt.Sprintf("redirect %d", max(r.Redirect.Code, 301))
-	case r.Direct != nil:
-		to = fmt.Sprintf("answer %d", r.Direct.Status)
-	case r.Forward != nil:
-		to = clusterNames(r.Forward.Clusters)
-		if r.Forward.Timeout > 0 {
-			timeout = r.Forward.Timeout.String()
-		}
-		if p := r.Forward.Retry; p != nil {
-			retries = fmt.Sprintf("%d on %s", p.Attempts, strings.Join(p.On, ","))
-			for _, code := range p.Codes {
-				retries += fmt.Sprintf(",%d", code)
-			}
-		}
-	}
-	if r.Fault != nil {
-		to += " +fault"
-	}
-	if r.Forward != nil && len(r.Forward.Mirrors) > 0 {
-		to += " +mirror"
-	}
-	return to, timeout, retries
-}
-
-func routeMatch(m *ir.RouteMatch) string {
-	var parts []string
-	if m.Path != nil {
-		parts = append(parts, fmt.Sprintf("%s %s", m.Path.Kind, m.Path.Value))
-	}
-	for _, h := range m.Headers {
-		not := ""
-		if h.Invert {
-			not = "not "
-		}
-		parts = append(parts, fmt.Sprintf("%s %s%s %s", h.Name, not, h.Value.Kind, h.Value.Value))
-	}
-	for _, q := range m.Query {
-		parts = append(parts, fmt.Sprintf("?%s %s %s", q.Name, q.Value.Kind, q.Value.Value))
-	}
-	if len(parts) == 0 {
-		return "ALL"
-	}
-	return strings.Join(parts, ", ")
-}
-
-func clusterTable(w io.Writer, s *ir.Snapshot) {
-	fmt.Fprintln(w, "SERVICE FQDN\tPORT\tSUBSET\tDIRECTION\tTYPE\tTLS\tMAX CONN\tPENDING\tREQUESTS\tOUTLIER\tDESTINATION RULE")
-	limit := func(n uint32) string {
-		if n == ir.Unlimited {
-			return "-"
-		}
-		return fmt.Sprint(n)
-	}
-	for _, c := range s.Clusters {
-		host, subset, direction, port := c.Name, "-", "-", "-"
-		if p := strings.Split(c.Name, "|"); len(p) == 4 {
-			direction, port, host = p[0], p[1], firstOf(p[3], "-")
-			subset = firstOf(p[2], "-")
-		}
-		tls, outlier := "-", "-"
-		if c.TLS != nil {
-			tls = c.TLS.Mode
-		} else if c.AutoTLS != nil {
-			tls = "auto " + c.AutoTLS.Mode
-		}
-		if c.Outlier != nil {
-			outlier = fmt.Sprintf("%d×5xx, %s", c.Outlier.Consecutive5xx, c.Outlier.BaseEjection)
-		}
-		rule := "-"
-		if !c.PolicyFrom.IsZero() {
-			rule = place(c.PolicyFrom)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", host, port, subset, direction, c.Type, tls, limit(c.Breaker.MaxConnections), limit(c.Breaker.MaxPendingRequests), limit(c.Breaker.MaxRequests), outlier, rule)
-	}
-}
-
-func firstOf(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
-func endpointsCommand() *cobra.Command {
-	var which choice
-	c := &cobra.Command{Use: "endpoints WORKLOAD", Aliases: []string{"endpoint", "ep"}, Short: "Instances behind each cluster, as this proxy sees them", Args: usage(cobra.ExactArgs(1)),
-		ValidArgsFunction: completeWorkloads, Example: "  tulle proxy-config endpoints orchestrator"}
-	output := outputFlag(c)
-	which.flags(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		var list []agent.ClusterStatus
-		if err := fromSidecar(c, &which, args[0], "clusters", &list); err != nil {
-			return err
-		}
-		return output(list, func(w io.Writer) error {
-			t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-			fmt.Fprintln(t, "ENDPOINT\tSTATUS\tOUTLIER CHECK\tACTIVE\tWORKLOAD\tCLUSTER")
-			for _, cl := range list {
-				for _, e := range cl.Endpoints {
-					fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", e.Address, e.Status, e.Outlier, e.Active, firstOf(e.Workload.Instance, "-"), cl.Name)
-				}
-			}
-			return t.Flush()
-		})
-	}
-	return c
-}
-
 func secretCommand() *cobra.Command {
 	var which choice
-	c := &cobra.Command{Use: "secret WORKLOAD", Aliases: []string{"secrets"}, Short: "The proxy's certificate, its application's and the trust bundle (never keys)", Args: usage(cobra.ExactArgs(1)),
-		ValidArgsFunction: completeWorkloads, Example: "  tulle proxy-config secret orchestrator"}
+	c := &cobra.Command{Use: "secret WORKLOAD", Aliases: []string{"secrets", "s"}, Short: "The proxy's certificate, its application's and the trust bundle (never keys)", Args: usage(cobra.ExactArgs(1)),
+		ValidArgsFunction: completeWorkloads, Example: "  tulle proxy-config secret orchestrator\n  tulle proxy-config secret deploy/worker-v1 -o json"}
 	output := outputFlag(c)
 	which.flags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -272,17 +134,4 @@ func secretCommand() *cobra.Command {
 		return output(info, func(w io.Writer) error { return writeSecret(w, &info) })
 	}
 	return c
-}
-
-func writeSecret(w io.Writer, i *agent.Certificates) error {
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(t, "RESOURCE\tTYPE\tIDENTITY OR SUBJECT\tSERIAL\tNOT AFTER")
-	fmt.Fprintf(t, "default\tCert Chain\t%s\t%s\t%s\n", i.URI, i.Serial, i.NotAfter.UTC().Format(time.RFC3339))
-	if app := i.Application; app != nil {
-		fmt.Fprintf(t, "application\tCert Chain\t%s\t%s\t%s\n", app.URI, app.Serial, app.NotAfter.UTC().Format(time.RFC3339))
-	}
-	for _, r := range i.Roots {
-		fmt.Fprintf(t, "ROOTCA\tCA\t%s\t%s\t%s\n", r.Subject, r.Serial, r.NotAfter.UTC().Format(time.RFC3339))
-	}
-	return t.Flush()
 }

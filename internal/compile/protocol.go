@@ -20,6 +20,12 @@ const (
 	protoUDP // not redirected, as in Istio
 )
 
+// String is the protocol as Istio's users write it; "auto" is found out by
+// sniffing.
+func (p protocol) String() string {
+	return [...]string{protoAuto: "auto", protoHTTP: "HTTP", protoHTTP2: "HTTP2", protoTLS: "TLS", protoTCP: "TCP", protoUDP: "UDP"}[p]
+}
+
 // isHTTP: requests are routed one by one. A sniffed port is not; it has a
 // chain for each outcome.
 func (p protocol) isHTTP() bool { return p == protoHTTP || p == protoHTTP2 }

@@ -35,6 +35,8 @@ func (c *Control) Handler() http.Handler {
 	}))
 	mux.HandleFunc("GET /v1/resources/{kind}", c.withState(c.resources))
 	mux.HandleFunc("GET /v1/routes/{service}", c.withState(c.routes))
+	mux.HandleFunc("GET /v1/describe/service/{name}", c.withState(c.describeService))
+	mux.HandleFunc("GET /v1/describe/pod/{name}", c.withState(c.describePod))
 	mux.HandleFunc("POST /v1/explain", c.withState(c.explain))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, r.URL.Path+" is not served", http.StatusNotFound)

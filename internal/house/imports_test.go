@@ -21,7 +21,7 @@ const module = "github.com/tulle-mesh/tulle"
 // only the rooms on their right may import them.
 const order = `
 NONE < ir, identity, telemetry, header, wire, console, jwks, backoff;
-backoff < xds, ca, workloadapi;
+backoff < xds, ca, workloadapi, machine;
 wire < upstream, proxy;
 header < h1, h2;
 ir < resource;                                  # for Origin only: where the user wrote something

@@ -44,6 +44,7 @@ type pod struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	binds  map[string]string
+	edited chan struct{} // holds one: the application's files are new
 
 	mu        sync.Mutex
 	processes map[string]*os.Process
@@ -53,7 +54,7 @@ type pod struct {
 
 func newPod(r *Room, s *podSpec, addr netip.Addr) *pod {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &pod{room: r, spec: s, addr: addr, ctx: ctx, cancel: cancel, processes: map[string]*os.Process{},
+	return &pod{room: r, spec: s, addr: addr, ctx: ctx, cancel: cancel, edited: make(chan struct{}, 1), processes: map[string]*os.Process{},
 		logs: map[string]*logFile{AppContainer: newLogFile(filepath.Join(r.podDir(s), AppContainer+".log")), ProxyContainer: newLogFile(filepath.Join(r.podDir(s), ProxyContainer+".log"))}}
 }
 
@@ -117,7 +118,7 @@ func (p *pod) files() error {
 		}
 		p.binds[target] = file
 	}
-	if err := p.writeVolumes(p.spec.Volumes); err != nil {
+	if _, err := p.writeVolumes(p.spec.Volumes); err != nil {
 		return err
 	}
 	for name, v := range p.spec.Volumes {
@@ -140,47 +141,6 @@ func (p *pod) identitySocket() string {
 		return ""
 	}
 	return path
-}
-
-func (p *pod) volumeDir(name string) string {
-	return filepath.Join(p.room.podDir(p.spec), "volumes", name)
-}
-
-// writeVolumes brings the volumes' files up to date. Each file is replaced by
-// a rename, so that a reader never sees half of one.
-func (p *pod) writeVolumes(volumes map[string]volume) error {
-	for name, v := range volumes {
-		dir := p.volumeDir(name)
-		if err := ensureDir(dir); err != nil {
-			return err
-		}
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if _, ok := v.Files[e.Name()]; !ok && v.Files != nil {
-				_ = os.Remove(filepath.Join(dir, e.Name())) // a folder the application made stays
-			}
-		}
-		for file, text := range v.Files {
-			if file != filepath.Base(file) {
-				return fmt.Errorf("volume %s: %q is not a file name", name, file)
-			}
-			path := filepath.Join(dir, file)
-			if old, err := os.ReadFile(path); err == nil && string(old) == text {
-				continue
-			}
-			tmp := path + ".new~"
-			if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
-				return err
-			}
-			if err := os.Rename(tmp, path); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // argv is the application's command, with mount paths that cannot exist on
@@ -214,40 +174,40 @@ func (p *pod) appEnv() []string {
 	return append(env, "HOSTNAME="+p.spec.Name)
 }
 
-// Restart backoff, as kubelet's but shorter at first.
-const (
-	restartMin   = 200 * time.Millisecond
-	restartMax   = 5 * time.Minute
-	restartReset = 10 * time.Minute
-)
-
-// keep runs a container until the pod stops, restarting it with backoff.
+// keep runs a container until the pod stops, restarting it with growing pauses.
 func (p *pod) keep(container string, argv, env []string, token string) {
-	backoff := restartMin
+	var edited <-chan struct{}
+	if container == AppContainer {
+		edited = p.edited
+	}
+	next := newRestarts()
 	for p.ctx.Err() == nil {
+		select { // an edit that this start sees
+		case <-edited:
+		default:
+		}
 		begin := time.Now()
 		err := p.run(container, argv, env, token)
 		if p.ctx.Err() != nil {
 			return
 		}
 		if err == nil && p.spec.Once && container == AppContainer {
-			fmt.Fprintf(p.logs[container], "tulle: completed\n")
+			p.logs[container].say("completed")
 			return
 		}
-		if time.Since(begin) > restartReset {
-			backoff = restartMin
-		}
-		fmt.Fprintf(p.logs[container], "tulle: %s ended (%v), again in %s\n", container, err, backoff)
-		p.room.opts.Ended(p.spec.Name, container, err, backoff)
+		e := next.ended(time.Since(begin))
+		e.Workload, e.Container, e.Err = p.spec.Name, container, err
+		p.logs[container].say("%s ended (%v), again in %s", container, err, e.Again)
+		p.room.opts.Ended(e)
 		p.setReady(false)
-		timer := time.NewTimer(backoff)
+		timer := time.NewTimer(e.Again)
 		select {
 		case <-p.ctx.Done():
-			timer.Stop()
-			return
 		case <-timer.C:
+		case <-edited:
+			next.reset()
 		}
-		backoff = min(2*backoff, restartMax)
+		timer.Stop()
 	}
 }
 

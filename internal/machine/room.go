@@ -36,9 +36,9 @@ type Options struct {
 	ProxyEnv []string
 	// Gateways are proxies without application, by name.
 	Gateways []*resource.Workload
-	// Ended is told of a container's process that ended by itself, why (nil: exit
-	// code 0), and when it is started again. It must not block.
-	Ended func(workload, container string, err error, again time.Duration)
+	// Ended is told of a container's process that ended by itself. It must not
+	// block.
+	Ended func(Ending)
 	// Changed is told of every change of instances or readiness, serialized.
 	Changed func([]*resource.Workload)
 	Log     *slog.Logger
@@ -95,7 +95,7 @@ func (r *Room) Apply(ctx context.Context, set *resource.Set) []resource.Problem 
 	for key, p := range r.pods {
 		s := want[key]
 		if s != nil && s.hash() == p.spec.hash() {
-			if err := p.writeVolumes(s.Volumes); err != nil {
+			if err := p.updateVolumes(s.Volumes); err != nil {
 				r.opts.Log.Warn("volumes", "pod", p.spec.Name, "err", err)
 			}
 			continue

@@ -84,13 +84,31 @@ func (r *room) logs(w http.ResponseWriter, req *http.Request) {
 	if container == "" {
 		container = machine.AppContainer
 	}
-	tail, err := strconv.Atoi(q.Get("tail"))
+	o, err := logOptions(q)
 	if err != nil {
-		tail = -1
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
 	}
-	if err := r.machine.Logs(req.Context(), req.PathValue("workload"), container, q.Get("follow") == "true", tail, flusher{w, http.NewResponseController(w)}); err != nil {
+	if err := r.machine.Logs(req.Context(), req.PathValue("workload"), container, o, flusher{w, http.NewResponseController(w)}); err != nil {
 		http.Error(w, err.Error(), http.StatusNotFound)
 	}
+}
+
+func logOptions(q url.Values) (o machine.LogOptions, err error) {
+	o = machine.LogOptions{Follow: q.Get("follow") == "true", Timestamps: q.Get("timestamps") == "true", Tail: -1}
+	if s := q.Get("tail"); s != "" {
+		if o.Tail, err = strconv.Atoi(s); err != nil {
+			return o, err
+		}
+	}
+	if s := q.Get("since"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return o, err
+		}
+		o.Since = time.Now().Add(-d)
+	}
+	return o, nil
 }
 
 // flusher sends each line at once.

@@ -23,7 +23,7 @@ func (r *room) addDecision(ctx context.Context, e *proxy.DenialExternal) {
 	}
 	for _, w := range r.machine.Workloads() {
 		find := &decisionFinder{id: e.DecisionID}
-		if r.machine.Logs(ctx, w.Key(), machine.AppContainer, false, logTail, find) == nil && find.input != nil {
+		if r.machine.Logs(ctx, w.Key(), machine.AppContainer, machine.LogOptions{Tail: logTail}, find) == nil && find.input != nil {
 			e.Input, e.Result = find.input, find.result
 			return
 		}

@@ -68,17 +68,27 @@ func (r *room) changed(s *control.State) {
 	}
 }
 
-// ended tells of a process that ended by itself (machine.Options.Ended).
-func (r *room) ended(workload, container string, err error, again time.Duration) {
-	why, where := "exit status 0", ""
-	if err != nil {
-		why = err.Error()
+// ended tells of a process that ended by itself (machine.Options.Ended): the
+// first time, and then when it has to wait longer. The log has every time.
+func (r *room) ended(e machine.Ending) {
+	r.log.Warn("process ended", "workload", e.Workload, "container", e.Container, "err", e.Err, "times", e.Count, "again in", e.Again)
+	if e.Longer {
+		r.printer.warn("%s", ending(e))
 	}
-	if container == machine.ProxyContainer {
-		where = " -c " + container
+}
+
+func ending(e machine.Ending) string {
+	why, times, hint := "exit status 0", "", ". See why with: tulle logs "+e.Workload
+	if e.Err != nil {
+		why = e.Err.Error()
 	}
-	r.printer.warn("%s: %s ended (%s), again in %s. See why with: tulle logs %s%s", workload, container, why, again, workload, where)
-	r.log.Warn("process ended", "workload", workload, "container", container, "err", err, "again in", again)
+	if e.Container == machine.ProxyContainer {
+		hint += " -c " + e.Container
+	}
+	if e.Count > 1 {
+		times, hint = fmt.Sprintf(" %d times", e.Count), ""
+	}
+	return fmt.Sprintf("%s: %s ended%s (%s), again in %s%s", e.Workload, e.Container, times, why, e.Again, hint)
 }
 
 // WorkloadStatus is one row of the table.

@@ -183,19 +183,24 @@ func commands(m *mesh) {
 		{[]string{"proxy-config", "routes", "orchestrator"}, "canary"},
 		{[]string{"proxy-config", "clusters", "orchestrator"}, "worker.researchflow.svc.cluster.local"},
 		{[]string{"proxy-config", "endpoints", "orchestrator"}, "worker-v2-0"},
+		{[]string{"pc", "c", "orchestrator", "--fqdn", "worker", "--subset", "v2", "--direction", "outbound"}, "v2"},
+		{[]string{"pc", "l", "orchestrator", "--port", "15006", "--type", "http"}, "virtualInbound"},
 		{[]string{"proxy-config", "secret", "worker"}, "spiffe://cluster.local/ns/researchflow/sa/worker"},
 		{[]string{"describe", "virtualservice", "orchestrator", "-n", "researchflow"}, "virtual-services.yaml:"},
+		{[]string{"describe", "svc", "worker"}, "peer-authentication.yaml:"},
+		{[]string{"describe", "pod/worker-v1-0", "-n", "researchflow"}, "spiffe://cluster.local/ns/researchflow/sa/worker"},
 		{[]string{"get", "peerauthentication", "-n", "researchflow"}, "default"},
 		{[]string{"routes", "worker"}, "canary"},
 		{[]string{"logs", "-n", "researchflow", "-l", "app.kubernetes.io/component=orchestrator", "-c", "istio-proxy", "--tail=100"}, "outbound|8000||worker"},
 		{[]string{"logs", "opa"}, "decision_id"},
+		{[]string{"logs", "worker-v1-0", "--since", "1h", "--timestamps", "--tail", "1000"}, "Z {"},
 		{[]string{"version"}, "tulle "},
 	} {
 		if out, code := m.tulle(tc.args...); code != 0 || !strings.Contains(out, tc.want) {
 			m.t.Errorf("tulle %s: exit %d, want %q in\n%s", strings.Join(tc.args, " "), code, tc.want, out)
 		}
 	}
-	for _, args := range [][]string{{"proxy-status"}, {"proxy-config", "routes", "web"}, {"get", "vs"}, {"routes", "web"}, {"mtls", "verify", "--to", "web"}} {
+	for _, args := range [][]string{{"proxy-status"}, {"proxy-config", "routes", "web"}, {"get", "vs"}, {"describe", "svc", "web"}, {"describe", "pod", "web"}, {"routes", "web"}, {"mtls", "verify", "--to", "web"}} {
 		out, _ := m.tulle(append(args, "-o", "json")...)
 		if !json.Valid([]byte(out)) {
 			m.t.Errorf("tulle %s -o json is not JSON:\n%.300s", strings.Join(args, " "), out)

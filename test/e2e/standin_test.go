@@ -80,6 +80,10 @@ func TestStandIns(t *testing.T) {
 		t.Errorf("mtls verify shows among the callers:\n%s", after)
 	}
 
+	if out, code := m.tulle("describe", "svc", "nobody"); code != 0 || !strings.Contains(out, "it selects no workload") {
+		t.Errorf("a service that nobody is behind: exit %d\n%s", code, out)
+	}
+
 	// A name is free in every namespace: neither network, nor DNS, nor identity
 	// are shared.
 	m.write("local.yaml", shop+"---\n"+strings.ReplaceAll(shop, "shop", "mall"))
@@ -96,19 +100,55 @@ func TestStandIns(t *testing.T) {
 		return nil
 	})
 
-	// An application that cannot be started is not ready, and the user is told.
-	m.write("local.yaml", shop+`---
+	crashes(m)
+}
+
+// crashes: an application that cannot be started is not ready, and the user is
+// told, again only when it has to wait longer. An edit starts it at once: of its
+// command, and of a file that it reads.
+func crashes(m *mesh) {
+	local := func(command, code string) {
+		m.write("local.yaml", shop+`---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: crash, namespace: shop}
+data: {code: "`+code+`"}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: crash, namespace: shop}
+spec:
+  selector: {matchLabels: {app: crash}}
+  template:
+    metadata: {labels: {app: crash}}
+    spec:
+      containers: [{name: crash, image: crash, volumeMounts: [{name: config, mountPath: /config}]}]
+      volumes: [{name: config, configMap: {name: crash}}]
+---
 apiVersion: tulle.dev/v1alpha1
 kind: Local
 metadata: {name: shop}
-spec: {workloads: {web: {command: [no-such-program]}}}
+spec: {workloads: {crash: {command: `+command+`}}}
 `)
-	m.eventually(10*time.Second, func() error {
-		if out := m.out.String(); !strings.Contains(out, "web-0: app ended (exit status 127)") {
-			return fmt.Errorf("the user is not told:\n%s", out)
-		}
-		return nil
-	})
+	}
+	said := func(want string, limit time.Duration) {
+		m.t.Helper()
+		m.eventually(limit, func() error {
+			if out := m.out.String(); !strings.Contains(out, want) {
+				return fmt.Errorf("the user is not told %q:\n%s", want, out)
+			}
+			return nil
+		})
+	}
+	const reads = "[sh, -c, 'read code < $TULLE_VOLUME_CONFIG/code; exit $code']"
+	local("[no-such-program]", "")
+	said("crash-0: app ended (exit status 127), again in 250ms. See why with: tulle logs crash-0\n", 10*time.Second)
+	said("crash-0: app ended 5 times (exit status 127), again in 4s\n", 20*time.Second)
+	local(reads, "5")
+	said("crash-0: app ended (exit status 5), again in 250ms.", 5*time.Second) // not after 8 s
+	said("crash-0: app ended 6 times (exit status 5), again in 8s\n", 20*time.Second)
+	local(reads, "6")
+	said("crash-0: app ended (exit status 6), again in 250ms.", 5*time.Second)
 }
 
 func edgesTo(m *mesh, workload string) string {
