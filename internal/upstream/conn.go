@@ -34,6 +34,7 @@ type Conn struct {
 	alive     bool
 	announced bool // it speaks for one downstream connection and is not pooled
 	closed    bool
+	torn      bool // a write failed
 	created   time.Time
 	idleSince time.Time
 	carried   uint32
@@ -229,7 +230,7 @@ func (c *Conn) Release(now time.Time) {
 	c.carried++
 	if limit := conf.HTTP.MaxRequestsPerConn; c.announced || limit > 0 && c.carried >= limit ||
 		conf.HTTP.MaxConnectionDuration > 0 && now.Sub(c.created) >= conf.HTTP.MaxConnectionDuration.D() ||
-		c.Host.removed.Load() || c.Reader.Buffered() > 0 {
+		c.Host.removed.Load() || c.torn || c.Reader.Buffered() > 0 {
 		c.Close()
 		return
 	}
