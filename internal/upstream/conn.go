@@ -246,6 +246,7 @@ func (c *Conn) Release(now time.Time) {
 	}
 	c.Reader.Release()
 	c.Host.pushIdle(c, now)
+	cl.wakeOne(c.Host, nil) // who came to wait between the two did not find it
 	if cl.idle.Load() == 1 {
 		cl.scheduleSweep(cl.idleTimeout())
 	}

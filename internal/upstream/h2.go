@@ -148,13 +148,14 @@ func (h *Host) open(lastResort bool) *Stream {
 
 // acquireStream is Acquire for HTTP/2: a stream of a connection that has room,
 // else of a new connection that one request dials and the others wait for.
-func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
+func (c *Cluster) acquireStream(h *Host, want Want) (Carrier, error) {
 	try := func() (Carrier, error) {
 		if s := h.open(false); s != nil {
 			return s, nil
 		}
 		if h.onlyHTTP1.Load() { // found out while we waited
-			return c.acquireConn(h, deadline, false, true)
+			want.Fresh, want.Check = false, true
+			return c.acquireConn(h, want)
 		}
 		if !h.beginDial() {
 			return nil, nil
@@ -166,7 +167,7 @@ func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
 			}
 			return nil, nil
 		}
-		carrier, err := c.dialShared(h, deadline)
+		carrier, err := c.dialShared(h, want.Deadline)
 		h.endDial()
 		c.wakeHost(h, grant{err: err})
 		return carrier, err
@@ -174,7 +175,7 @@ func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
 	if carrier, err := try(); carrier != nil || err != nil {
 		return carrier, err
 	}
-	return c.wait(&waiter{host: h}, deadline, try)
+	return c.wait(&waiter{host: h}, want, try)
 }
 
 // beginDial makes one request at a time dial the host; endDial ends it.
