@@ -113,6 +113,16 @@ func (c *h2Conn) retireLocked() {
 // open opens a stream on the least busy connection that takes one. A choked
 // connection is the last resort, if a further one may not be opened.
 func (h *Host) open(lastResort bool) *Stream {
+	s, aged := h.choose(lastResort)
+	for _, c := range aged {
+		c.Conn.Close()
+	}
+	return s
+}
+
+// choose does that, and returns the connections that have grown too old while
+// they stood idle: they are to be closed, and make room for others.
+func (h *Host) choose(lastResort bool) (s *Stream, aged []*h2Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var best *h2Conn
@@ -120,6 +130,9 @@ func (h *Host) open(lastResort bool) *Stream {
 	for _, c := range h.shared {
 		c.retireLocked()
 		active := c.ActiveStreams()
+		if c.retired && active == 0 {
+			aged = append(aged, c)
+		}
 		if c.retired || limit > 0 && active >= limit || !c.CanOpen() || !lastResort && c.Choked() {
 			continue
 		}
@@ -128,22 +141,21 @@ func (h *Host) open(lastResort bool) *Stream {
 		}
 	}
 	if best == nil {
-		return nil
+		return nil, aged
 	}
 	stream, err := best.Conn.Open()
 	if err != nil { // it went away just now
-		return nil
+		return nil, aged
 	}
 	best.opened++
 	best.raw.idleSince = time.Time{}
-	var s *Stream
 	if n := len(best.free); n > 0 {
 		s, best.free = best.free[n-1], best.free[:n-1]
 	} else {
 		s = &Stream{}
 	}
 	*s = Stream{Stream: stream, conn: best, first: best.opened == 1}
-	return s
+	return s, aged
 }
 
 // acquireStream is Acquire for HTTP/2: a stream of a connection that has room,
