@@ -240,6 +240,7 @@ func (c *Cluster) original(dst netip.AddrPort) *Host {
 			c.dynamic = map[netip.AddrPort]*Host{}
 		}
 		h = newHost(c, &ir.Endpoint{Address: dst.String()})
+		h.removed.Store(c.closed)
 		c.dynamic[dst] = h
 	}
 	return h
@@ -256,7 +257,9 @@ func (c *Cluster) close() {
 		}
 	}
 	c.mu.Unlock()
-	c.closeIdle(func(*Conn) bool { return true })
+	for _, h := range c.Hosts() {
+		h.remove()
+	}
 	c.wakeAll()
 }
 

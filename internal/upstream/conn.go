@@ -234,13 +234,6 @@ func (c *Conn) Release(now time.Time) {
 		c.Close()
 		return
 	}
-	cl.mu.Lock()
-	closed := cl.closed
-	cl.mu.Unlock()
-	if closed {
-		c.Close()
-		return
-	}
 	if cl.wakeOne(c.Host, c) {
 		return
 	}

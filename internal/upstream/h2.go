@@ -140,22 +140,27 @@ func (h *Host) choose(lastResort bool) (s *Stream, aged []*h2Conn) {
 			best = c
 		}
 	}
-	if best == nil {
-		return nil, aged
+	if best != nil {
+		s, _ = best.takeLocked() // else it went away just now
 	}
-	stream, err := best.Conn.Open()
-	if err != nil { // it went away just now
-		return nil, aged
+	return s, aged
+}
+
+// takeLocked opens a stream on the connection.
+func (c *h2Conn) takeLocked() (s *Stream, err error) {
+	stream, err := c.Conn.Open()
+	if err != nil {
+		return nil, err
 	}
-	best.opened++
-	best.raw.idleSince = time.Time{}
-	if n := len(best.free); n > 0 {
-		s, best.free = best.free[n-1], best.free[:n-1]
+	c.opened++
+	c.raw.idleSince = time.Time{}
+	if n := len(c.free); n > 0 {
+		s, c.free = c.free[n-1], c.free[:n-1]
 	} else {
 		s = &Stream{}
 	}
-	*s = Stream{Stream: stream, conn: best, first: best.opened == 1}
-	return s, aged
+	*s = Stream{Stream: stream, conn: c, first: c.opened == 1}
+	return s, nil
 }
 
 // acquireStream is Acquire for HTTP/2: a stream of a connection that has room,
@@ -207,15 +212,16 @@ func (c *Cluster) dialShared(h *Host, deadline time.Time) (Carrier, error) {
 	}
 	shared := &h2Conn{raw: conn, host: h}
 	shared.Conn = h2.NewConn(conn.Conn, c.h2Options())
+	// The stream is opened before anything is read: where the peer resets the
+	// connection at once, the request that dialled it learns of the reset. It is
+	// that request's even if the host has left meanwhile.
 	h.mu.Lock()
 	h.shared = append(h.shared, shared)
+	s, err := shared.takeLocked()
 	h.mu.Unlock()
-	// The stream is opened before anything is read: where the peer resets the
-	// connection at once, the request that dialled it learns of the reset.
-	s := h.open(true)
 	go shared.serve()
-	if s == nil {
-		return nil, ErrOverflow // the limits allow no stream at all
+	if err != nil {
+		return nil, err
 	}
 	return s, nil
 }
