@@ -238,11 +238,10 @@ func (c *Conn) Release(now time.Time) {
 		return
 	}
 	c.Reader.Release()
-	c.Host.pushIdle(c, now)
-	cl.wakeOne(c.Host, nil) // who came to wait between the two did not find it
-	if cl.idle.Load() == 1 {
+	if c.Host.pushIdle(c, now) {
 		cl.scheduleSweep(cl.idleTimeout())
 	}
+	cl.wakeOne(c.Host, nil) // who came to wait between the two did not find it
 }
 
 // Close closes the connection; it leaves the cluster's count.
