@@ -201,15 +201,20 @@ func safeToRepeat(method string) bool {
 }
 
 func (x *exchange) connect(fresh, check bool) *failure {
-	up, err := x.cluster.AcquireFor(x.d.origin(), x.host, x.limit, x.http2, fresh, check)
+	up, err := x.cluster.AcquireFor(x.d.origin(), x.host, upstream.Want{Deadline: x.limit, HTTP2: x.http2, Fresh: fresh, Check: check, Caller: x})
 	if err == nil {
 		x.up = up
 		x.c.watch(up)
 		x.rec.UpstreamLocal = up.LocalText()
 		return nil
 	}
-	if errors.Is(err, upstream.ErrOverflow) {
+	switch { // nobody has tried to connect
+	case errors.Is(err, upstream.ErrOverflow):
 		return &failure{&overflow, failFinal}
+	case errors.Is(err, upstream.ErrGone):
+		return &failure{&clientGone, failFinal}
+	case errors.Is(err, upstream.ErrDeadline):
+		return x.timedOut()
 	}
 	x.rec.Failure = err.Error()
 	x.report(upstream.Outcome{Local: true})
@@ -225,6 +230,9 @@ func (x *exchange) connect(fresh, check bool) *failure {
 	}
 	return &failure{&connectFailure, failConnect}
 }
+
+// Gone implements upstream.Caller.
+func (x *exchange) Gone() bool { return x.c.gone() }
 
 // timedOut tells the exchange's deadline from the try's.
 func (x *exchange) timedOut() *failure {

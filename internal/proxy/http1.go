@@ -31,6 +31,7 @@ type http1Conn struct {
 	readDeadline  time.Time
 	writeDeadline time.Time
 	woken         atomic.Bool // no wait for the body until rearm
+	severed       bool        // the close is to be a reset
 	x             exchange
 	resting       *resting // set when the connection is to go on as that
 }
@@ -49,6 +50,9 @@ func newHTTP1Conn(d *downstream) *http1Conn {
 func (c *http1Conn) serve() (idle *resting) {
 	for c.next() {
 		if !c.x.handle() {
+			if c.x.replied && !c.Complete() {
+				c.linger()
+			}
 			break
 		}
 	}
@@ -90,6 +94,7 @@ func (c *http1Conn) next() bool {
 	switch {
 	case errors.As(err, &protocol):
 		c.x.refuseProtocol(protocol)
+		c.linger()
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.Buffered() > 0:
 		c.x.refuseProtocol(&h1.Error{Status: 408, Detail: "request_header_timeout"})
 	}
@@ -164,7 +169,10 @@ func (c *http1Conn) flush() error { return c.w.Flush() }
 
 // cut makes the close a reset: nothing else tells an HTTP/1.1 caller that the
 // response is not whole.
-func (c *http1Conn) cut() { c.reset() }
+func (c *http1Conn) cut() {
+	c.severed = true
+	c.reset()
+}
 
 func (c *http1Conn) gone() bool { return c.closedByPeer() }
 

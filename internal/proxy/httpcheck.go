@@ -54,7 +54,7 @@ func (a *httpAuthorizer) check(ctx context.Context, r *authz.External) (v authz.
 	h.Begin()
 	defer h.End()
 	deadline, _ := ctx.Deadline()
-	up, err := c.Acquire(h, deadline, false, false, true)
+	up, err := c.Acquire(h, upstream.Want{Deadline: deadline, Check: true})
 	if err != nil {
 		c.Report(h, upstream.Outcome{Local: true})
 		return v, err

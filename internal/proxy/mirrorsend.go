@@ -46,7 +46,7 @@ func (c *mirror) run() {
 	}
 	host.Begin()
 	defer host.End()
-	up, err := c.cluster.Acquire(host, time.Now().Add(mirrorConnect), c.http2, false, true)
+	up, err := c.cluster.Acquire(host, upstream.Want{Deadline: time.Now().Add(mirrorConnect), HTTP2: c.http2, Check: true})
 	if err != nil {
 		c.cluster.Report(host, upstream.Outcome{Local: true})
 		return

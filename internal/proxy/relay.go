@@ -22,6 +22,9 @@ func (x *exchange) relay() {
 		return
 	}
 	x.replied = true
+	if p := x.pump; p != nil && !p.last.Load() {
+		x.keepAlive = false // nobody knows how much there is to read before the next request (Envoy)
+	}
 	x.rec.Status = x.res.Status
 	x.rec.Details = "via_upstream"
 	x.prepareResponse()

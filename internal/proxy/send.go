@@ -290,6 +290,9 @@ func (x *exchange) stopPump() {
 	if !p.over() {
 		x.endPump(p)
 	}
+	if p.err != nil || !p.last.Load() { // the upstream takes what comes next for the rest
+		x.whole = false
+	}
 	x.rec.BytesReceived += p.received
 	if p.last.Load() || x.lost {
 		x.seeRequestEnd()
@@ -298,7 +301,7 @@ func (x *exchange) stopPump() {
 		x.bodyBuf = p.kept
 		x.body, x.bodyDone = x.bodyBuf, p.last.Load()
 		if !x.bodyDone { // an upstream that took no more has passed for the end
-			x.ended, x.deadline = false, time.Time{}
+			x.ended, x.deadline, x.limit = false, time.Time{}, time.Time{}
 		}
 	}
 	x.pump = nil

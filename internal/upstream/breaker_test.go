@@ -38,7 +38,7 @@ func listening(t *testing.T) ir.Endpoint {
 }
 
 func acquire(c *Cluster) (Carrier, error) {
-	return c.AcquireFor(Source{}, c.Hosts()[0], time.Now().Add(10*time.Second), false, false, false)
+	return c.AcquireFor(Source{}, c.Hosts()[0], Want{Deadline: time.Now().Add(10 * time.Second)})
 }
 
 // stat reads one of the cluster's metrics, as a scrape would.
@@ -229,7 +229,7 @@ func TestProxyProtocol(t *testing.T) {
 			got <- string(b)
 		}()
 		c := cluster(t, ir.Cluster{ProxyProtocol: tt.version}, ir.Endpoint{Address: l.Addr().String()})
-		up, err := c.AcquireFor(tt.source, c.Hosts()[0], time.Now().Add(10*time.Second), false, false, false)
+		up, err := c.AcquireFor(tt.source, c.Hosts()[0], Want{Deadline: time.Now().Add(10 * time.Second)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -61,7 +61,7 @@ func (c *Conn) WriteHead(h *header.Head, end bool) error {
 }
 
 // WriteData implements Carrier.
-func (c *Conn) WriteData(b []byte, end bool) error { return c.w.Data(b, end) }
+func (c *Conn) WriteData(b []byte, end bool) error { return c.wrote(c.w.Data(b, end)) }
 
 // WriteTrailers implements Carrier. HTTP/1.1 has trailers on chunked bodies only.
 func (c *Conn) WriteTrailers(fields []header.Field) error {
@@ -70,7 +70,14 @@ func (c *Conn) WriteTrailers(fields []header.Field) error {
 }
 
 // Flush implements Carrier.
-func (c *Conn) Flush() error { return c.w.Flush() }
+func (c *Conn) Flush() error { return c.wrote(c.w.Flush()) }
+
+// wrote notes a failed write: part of a request may have gone out, and the next
+// one would pass for the rest of it.
+func (c *Conn) wrote(err error) error {
+	c.torn = c.torn || err != nil
+	return err
+}
 
 // writeSlack is how stale an armed write deadline may be: moving a timer costs
 // more than looking at it, and what it bounds is minutes.

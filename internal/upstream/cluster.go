@@ -133,7 +133,7 @@ func (c *Cluster) Service() *telemetry.Service { return c.conf.Load().service }
 // reconfigure swaps the configuration. Connections survive unless how they are
 // made has changed.
 func (c *Cluster) reconfigure(conf *config) {
-	old := c.conf.Load()
+	old, idle := c.conf.Load(), c.idleTimeout()
 	if *old.service == *conf.service {
 		conf.service = old.service // metrics are indexed by the pointer
 	}
@@ -147,6 +147,9 @@ func (c *Cluster) reconfigure(conf *config) {
 	if !reflect.DeepEqual(old.TLS, conf.TLS) || !reflect.DeepEqual(old.AutoTLS, conf.AutoTLS) || !slices.Equal(old.secrets, conf.secrets) ||
 		old.BindSource != conf.BindSource || old.HTTP.Protocol != conf.HTTP.Protocol || old.ProxyProtocol != conf.ProxyProtocol {
 		c.closeIdle(func(*Conn) bool { return true })
+	}
+	if c.idleTimeout() != idle {
+		c.rescheduleSweep()
 	}
 	c.rebuild() // the balancer may be another
 	c.wakeAll() // limits may have been raised
@@ -240,6 +243,7 @@ func (c *Cluster) original(dst netip.AddrPort) *Host {
 			c.dynamic = map[netip.AddrPort]*Host{}
 		}
 		h = newHost(c, &ir.Endpoint{Address: dst.String()})
+		h.removed.Store(c.closed)
 		c.dynamic[dst] = h
 	}
 	return h
@@ -256,7 +260,9 @@ func (c *Cluster) close() {
 		}
 	}
 	c.mu.Unlock()
-	c.closeIdle(func(*Conn) bool { return true })
+	for _, h := range c.Hosts() {
+		h.remove()
+	}
 	c.wakeAll()
 }
 

@@ -34,6 +34,7 @@ type Conn struct {
 	alive     bool
 	announced bool // it speaks for one downstream connection and is not pooled
 	closed    bool
+	torn      bool // a write failed
 	created   time.Time
 	idleSince time.Time
 	carried   uint32
@@ -229,14 +230,7 @@ func (c *Conn) Release(now time.Time) {
 	c.carried++
 	if limit := conf.HTTP.MaxRequestsPerConn; c.announced || limit > 0 && c.carried >= limit ||
 		conf.HTTP.MaxConnectionDuration > 0 && now.Sub(c.created) >= conf.HTTP.MaxConnectionDuration.D() ||
-		c.Host.removed.Load() || c.Reader.Buffered() > 0 {
-		c.Close()
-		return
-	}
-	cl.mu.Lock()
-	closed := cl.closed
-	cl.mu.Unlock()
-	if closed {
+		c.Host.removed.Load() || c.torn || c.Reader.Buffered() > 0 {
 		c.Close()
 		return
 	}
@@ -244,10 +238,10 @@ func (c *Conn) Release(now time.Time) {
 		return
 	}
 	c.Reader.Release()
-	c.Host.pushIdle(c, now)
-	if cl.idle.Load() == 1 {
+	if c.Host.pushIdle(c, now) {
 		cl.scheduleSweep(cl.idleTimeout())
 	}
+	cl.wakeOne(c.Host, nil) // who came to wait between the two did not find it
 }
 
 // Close closes the connection; it leaves the cluster's count.

@@ -24,42 +24,46 @@ type Resolver interface {
 	Resolve(ctx context.Context, name string) (addrs []netip.Addr, ttl time.Duration, err error)
 }
 
-// resolution is the goroutine that keeps a DNS cluster's names resolved. stop
-// waits for its end.
+// resolution is the goroutine that keeps a DNS cluster's names resolved.
 type resolution struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-	first  chan struct{} // closed when every name was looked up once
+	cancel  context.CancelFunc
+	done    chan struct{}
+	first   chan struct{} // closed when every name was looked up once
+	lookups []*lookup     // the goroutine's until done
 }
 
 // resolve starts looking up the names of set. What was resolved before stays
-// until there are answers.
+// until there are answers, and what a name had for as long as it cannot be
+// looked up: an edit of something else must not cost it its hosts.
 func (c *Cluster) resolve(set *ir.EndpointSet) {
-	c.stopResolving()
+	before := c.stopResolving()
 	if set == nil {
 		c.setHosts(nil)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &resolution{cancel: cancel, done: make(chan struct{}), first: make(chan struct{})}
+	r := &resolution{cancel: cancel, done: make(chan struct{}), first: make(chan struct{}), lookups: lookupsOf(set, before)}
 	c.mu.Lock()
 	c.resolving = r
 	c.mu.Unlock()
 	go func() {
 		defer close(r.done)
-		c.keepResolved(ctx, r, set)
+		c.keepResolved(ctx, r)
 	}()
 }
 
-func (c *Cluster) stopResolving() {
+// stopResolving waits for the goroutine's end and returns its last answers.
+func (c *Cluster) stopResolving() []*lookup {
 	c.mu.Lock()
 	r := c.resolving
 	c.resolving = nil
 	c.mu.Unlock()
-	if r != nil {
-		r.cancel()
-		<-r.done
+	if r == nil {
+		return nil
 	}
+	r.cancel()
+	<-r.done
+	return r.lookups
 }
 
 // awaitResolved waits for the first answers: a cluster that was configured a
@@ -97,7 +101,15 @@ type lookup struct {
 	due      time.Time
 }
 
-func (c *Cluster) keepResolved(ctx context.Context, r *resolution, set *ir.EndpointSet) {
+// lookupsOf is one lookup for each endpoint, which begins with what its name
+// had before.
+func lookupsOf(set *ir.EndpointSet, before []*lookup) []*lookup {
+	known := map[string][]netip.Addr{}
+	for _, l := range before {
+		if len(l.addrs) > 0 {
+			known[l.host] = l.addrs
+		}
+	}
 	var lookups []*lookup
 	for i := range set.Endpoints {
 		e := &set.Endpoints[i]
@@ -105,13 +117,17 @@ func (c *Cluster) keepResolved(ctx context.Context, r *resolution, set *ir.Endpo
 		if err != nil {
 			continue // compile writes host:port
 		}
-		lookups = append(lookups, &lookup{endpoint: e, host: host, port: port})
+		lookups = append(lookups, &lookup{endpoint: e, host: host, port: port, addrs: known[host]})
 	}
+	return lookups
+}
+
+func (c *Cluster) keepResolved(ctx context.Context, r *resolution) {
 	for first := true; ; first = false {
 		now := time.Now()
 		next := now.Add(maxDNSRefresh)
 		changed := first
-		for _, l := range lookups {
+		for _, l := range r.lookups {
 			if !l.due.After(now) {
 				changed = c.lookUp(ctx, l) || changed
 			}
@@ -123,7 +139,7 @@ func (c *Cluster) keepResolved(ctx context.Context, r *resolution, set *ir.Endpo
 			return
 		}
 		if changed {
-			c.setHosts(c.resolved(lookups))
+			c.setHosts(c.resolved(r.lookups))
 		}
 		if first {
 			close(r.first)

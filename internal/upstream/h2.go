@@ -113,6 +113,16 @@ func (c *h2Conn) retireLocked() {
 // open opens a stream on the least busy connection that takes one. A choked
 // connection is the last resort, if a further one may not be opened.
 func (h *Host) open(lastResort bool) *Stream {
+	s, aged := h.choose(lastResort)
+	for _, c := range aged {
+		c.Conn.Close()
+	}
+	return s
+}
+
+// choose does that, and returns the connections that have grown too old while
+// they stood idle: they are to be closed, and make room for others.
+func (h *Host) choose(lastResort bool) (s *Stream, aged []*h2Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var best *h2Conn
@@ -120,6 +130,9 @@ func (h *Host) open(lastResort bool) *Stream {
 	for _, c := range h.shared {
 		c.retireLocked()
 		active := c.ActiveStreams()
+		if c.retired && active == 0 {
+			aged = append(aged, c)
+		}
 		if c.retired || limit > 0 && active >= limit || !c.CanOpen() || !lastResort && c.Choked() {
 			continue
 		}
@@ -127,34 +140,39 @@ func (h *Host) open(lastResort bool) *Stream {
 			best = c
 		}
 	}
-	if best == nil {
-		return nil
+	if best != nil {
+		s, _ = best.takeLocked() // else it went away just now
 	}
-	stream, err := best.Conn.Open()
-	if err != nil { // it went away just now
-		return nil
+	return s, aged
+}
+
+// takeLocked opens a stream on the connection.
+func (c *h2Conn) takeLocked() (s *Stream, err error) {
+	stream, err := c.Conn.Open()
+	if err != nil {
+		return nil, err
 	}
-	best.opened++
-	best.raw.idleSince = time.Time{}
-	var s *Stream
-	if n := len(best.free); n > 0 {
-		s, best.free = best.free[n-1], best.free[:n-1]
+	c.opened++
+	c.raw.idleSince = time.Time{}
+	if n := len(c.free); n > 0 {
+		s, c.free = c.free[n-1], c.free[:n-1]
 	} else {
 		s = &Stream{}
 	}
-	*s = Stream{Stream: stream, conn: best, first: best.opened == 1}
-	return s
+	*s = Stream{Stream: stream, conn: c, first: c.opened == 1}
+	return s, nil
 }
 
 // acquireStream is Acquire for HTTP/2: a stream of a connection that has room,
 // else of a new connection that one request dials and the others wait for.
-func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
+func (c *Cluster) acquireStream(h *Host, want Want) (Carrier, error) {
 	try := func() (Carrier, error) {
 		if s := h.open(false); s != nil {
 			return s, nil
 		}
 		if h.onlyHTTP1.Load() { // found out while we waited
-			return c.acquireConn(h, deadline, false, true)
+			want.Fresh, want.Check = false, true
+			return c.acquireConn(h, want)
 		}
 		if !h.beginDial() {
 			return nil, nil
@@ -166,7 +184,7 @@ func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
 			}
 			return nil, nil
 		}
-		carrier, err := c.dialShared(h, deadline)
+		carrier, err := c.dialShared(h, want.Deadline)
 		h.endDial()
 		c.wakeHost(h, grant{err: err})
 		return carrier, err
@@ -174,7 +192,7 @@ func (c *Cluster) acquireStream(h *Host, deadline time.Time) (Carrier, error) {
 	if carrier, err := try(); carrier != nil || err != nil {
 		return carrier, err
 	}
-	return c.wait(&waiter{host: h}, deadline, try)
+	return c.wait(&waiter{host: h}, want, try)
 }
 
 // beginDial makes one request at a time dial the host; endDial ends it.
@@ -194,15 +212,16 @@ func (c *Cluster) dialShared(h *Host, deadline time.Time) (Carrier, error) {
 	}
 	shared := &h2Conn{raw: conn, host: h}
 	shared.Conn = h2.NewConn(conn.Conn, c.h2Options())
+	// The stream is opened before anything is read: where the peer resets the
+	// connection at once, the request that dialled it learns of the reset. It is
+	// that request's even if the host has left meanwhile.
 	h.mu.Lock()
 	h.shared = append(h.shared, shared)
+	s, err := shared.takeLocked()
 	h.mu.Unlock()
-	// The stream is opened before anything is read: where the peer resets the
-	// connection at once, the request that dialled it learns of the reset.
-	s := h.open(true)
 	go shared.serve()
-	if s == nil {
-		return nil, ErrOverflow // the limits allow no stream at all
+	if err != nil {
+		return nil, err
 	}
 	return s, nil
 }

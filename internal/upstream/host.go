@@ -107,16 +107,18 @@ func (h *Host) popIdle() *Conn {
 	return conn
 }
 
-// pushIdle keeps a connection for the next request.
-func (h *Host) pushIdle(conn *Conn, now time.Time) {
+// pushIdle keeps a connection for the next request. first: it is the only one
+// of the cluster.
+func (h *Host) pushIdle(conn *Conn, now time.Time) (first bool) {
 	conn.idleSince = now
 	h.mu.Lock()
 	h.idle = append(h.idle, conn)
-	h.cluster.idle.Add(1)
+	first = h.cluster.idle.Add(1) == 1
 	h.mu.Unlock()
 	if h.removed.Load() { // removed between the check and the push
 		h.remove()
 	}
+	return first
 }
 
 // takeIdle removes and returns the idle connections that match.

@@ -108,11 +108,11 @@ func (c *Cluster) Dial(h *Host, deadline time.Time, from Source) (*Conn, error) 
 // AcquireFor is Acquire for a request of one downstream connection. Where the
 // cluster announces that, connections cannot be shared: each request gets one
 // of its own, and that speaks HTTP/1.1.
-func (c *Cluster) AcquireFor(from Source, h *Host, deadline time.Time, http2, fresh, check bool) (Carrier, error) {
+func (c *Cluster) AcquireFor(from Source, h *Host, want Want) (Carrier, error) {
 	if c.conf.Load().ProxyProtocol == "" {
-		return c.Acquire(h, deadline, http2, fresh, check)
+		return c.Acquire(h, want)
 	}
-	conn, err := c.Dial(h, deadline, from)
+	conn, err := c.Dial(h, want.Deadline, from)
 	if err != nil {
 		return nil, err
 	}
