@@ -3,12 +3,17 @@ package proxy
 import (
 	"crypto/tls"
 	"io"
+	"net"
 	"time"
 )
 
-// lingerTime is how long a caller that still sends has to read its response
-// and to close (Envoy's delayed_close_timeout).
-const lingerTime = time.Second
+// A caller that still sends has lingerTime from one piece to the next (Envoy's
+// delayed_close_timeout is that long), and lingerMost in all, to come to its
+// response and to close.
+const (
+	lingerTime = time.Second
+	lingerMost = 30 * time.Second
+)
 
 // linger ends the connection of a caller that was answered before its request's
 // end. To close while it sends would be a reset, which takes along what it has
@@ -24,6 +29,20 @@ func (c *http1Conn) linger() {
 	if half.CloseWrite() != nil {
 		return
 	}
-	c.raw.SetReadDeadline(time.Now().Add(lingerTime))
-	io.Copy(io.Discard, c.raw)
+	io.Copy(io.Discard, &leftover{c.raw, time.Now().Add(lingerMost)})
+}
+
+// leftover reads what nobody asks for, until end or a pause.
+type leftover struct {
+	net.Conn
+	end time.Time
+}
+
+func (l *leftover) Read(b []byte) (int, error) {
+	t := time.Now().Add(lingerTime)
+	if l.end.Before(t) {
+		t = l.end
+	}
+	l.SetReadDeadline(t)
+	return l.Conn.Read(b)
 }
