@@ -155,14 +155,15 @@ func (x *exchange) try(f *ir.Forward) *failure {
 	x.host.Begin()
 	x.busy = x.host
 
-	x.limitTry(time.Time{})
 	// A request that must not be sent twice gets a connection that is known to
 	// be open; one that may be gets another chance on a fresh connection.
 	idempotent := x.bodyDone && safeToRepeat(x.method)
 	for fresh := false; ; fresh = true {
+		x.limit = x.deadline // the try's own begins with its connection (Envoy)
 		if fail := x.connect(fresh, !idempotent); fail != nil {
 			return fail
 		}
+		x.limitTry(time.Time{})
 		fail := x.exchangeOnce()
 		if fail == nil {
 			if !x.grpc { // a gRPC call says how it went when it ends
