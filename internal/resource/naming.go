@@ -52,3 +52,19 @@ func Named[T any](list []T, asked string, of func(T) Naming) []T {
 	}
 	return nil
 }
+
+// Shortest returns how to name each of the list so that nobody takes it for
+// another: by its name, with its namespace where another one has that name.
+func Shortest[T any](list []T, of func(T) Naming) func(T) string {
+	count := map[string]int{}
+	for _, x := range list {
+		count[of(x).Name]++
+	}
+	return func(x T) string {
+		n := of(x)
+		if count[n.Name] > 1 {
+			return n.Name + "." + n.Namespace
+		}
+		return n.Name
+	}
+}

@@ -31,3 +31,13 @@ func TestNamed(t *testing.T) {
 		t.Error("Matches")
 	}
 }
+
+func TestShortest(t *testing.T) {
+	list := []Naming{{Name: "web-0", Namespace: "shop"}, {Name: "api-0", Namespace: "shop"}, {Name: "web-0", Namespace: "mall"}}
+	label := Shortest(list, func(n Naming) Naming { return n })
+	for i, want := range []string{"web-0.shop", "api-0", "web-0.mall"} {
+		if got := label(list[i]); got != want {
+			t.Errorf("%v is called %s, want %s", list[i], got, want)
+		}
+	}
+}

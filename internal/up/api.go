@@ -177,7 +177,7 @@ func (r *room) mtls(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, fmt.Sprintf("no workload in the mesh matches --from %q --to %q", from, to), http.StatusNotFound)
 		return
 	}
-	checks, label := []MTLSCheck{}, labels(r.machine.Workloads())
+	checks, label := []MTLSCheck{}, resource.Shortest(r.machine.Workloads(), (*resource.Workload).Naming)
 	for _, t := range targets {
 		source := sources[0] // one caller is evidence enough for each target
 		if source == t && len(sources) > 1 {

@@ -65,7 +65,7 @@ type Edge struct {
 // denials answers GET /v1/denials?id=ID: the newest of every sidecar, or the
 // one with this id.
 func (r *room) denials(w http.ResponseWriter, req *http.Request) {
-	out, label := []Denial{}, labels(r.machine.Workloads())
+	out, label := []Denial{}, resource.Shortest(r.machine.Workloads(), (*resource.Workload).Naming)
 	err := fromSidecars(r, req.Context(), "/denials?"+url.Values{"id": {req.URL.Query().Get("id")}}.Encode(), func(x *resource.Workload, list []proxy.Denial) {
 		for _, d := range list {
 			if !probed(d.Source.Addr()) {
@@ -99,7 +99,7 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
-	out, label := []Edge{}, labels(r.machine.Workloads())
+	out, label := []Edge{}, resource.Shortest(r.machine.Workloads(), (*resource.Workload).Naming)
 	err := fromSidecars(r, req.Context(), "/edges", func(x *resource.Workload, list []proxy.Edge) {
 		if !x.Naming().Matches(to) {
 			return
@@ -128,20 +128,6 @@ func (r *room) edges(w http.ResponseWriter, req *http.Request) {
 // probed reports whether a connection was mtls verify's: nothing else of the
 // room calls workloads from its own address.
 func probed(source netip.Addr) bool { return source == machine.Gateway }
-
-// labels names workloads: with their namespace where another one has the name.
-func labels(list []*resource.Workload) func(*resource.Workload) string {
-	count := map[string]int{}
-	for _, x := range list {
-		count[x.Name]++
-	}
-	return func(x *resource.Workload) string {
-		if count[x.Name] > 1 {
-			return x.Key()
-		}
-		return x.Name
-	}
-}
 
 // fromSidecars reads a page of every proxy of the room, all at once; add is
 // called with one at a time. A proxy that is on its way out is left out.

@@ -128,19 +128,13 @@ func (r *room) status() []WorkloadStatus {
 func WriteWorkloads(w io.Writer, rows []WorkloadStatus) {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "WORKLOAD\tIDENTITY\tADDRESS\tMTLS\tREADY")
-	count := map[string]int{}
+	label := resource.Shortest(rows, WorkloadStatus.Naming)
 	for _, r := range rows {
-		count[r.Name]++
-	}
-	for _, r := range rows {
-		if count[r.Name] > 1 {
-			r.Name += "." + r.Namespace
-		}
 		ready := "yes"
 		if !r.Ready {
 			ready = "no"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", r.Name, r.Identity, r.Address, r.MTLS, ready)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", label(r), r.Identity, r.Address, r.MTLS, ready)
 	}
 	_ = t.Flush() // standard output; an error there shows on its own
 }
