@@ -2,8 +2,10 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -19,13 +21,17 @@ func whyCommand() *cobra.Command {
 	var header bool
 	c := &cobra.Command{
 		Use:   "why [ID]",
-		Short: "Say why a request was refused",
+		Short: "Say why a request was refused, or failed in the mesh",
 		Long: `Why opens a denial: which policy and rule refused the request, by which line of
-YAML, and for every rule that could have let it pass, what was missing. ID is the
-x-request-id of the access log, or the value of the response header
+YAML, and for every rule that could have let it pass, what was missing. Of a
+request that the mesh failed for another reason it says what happened at each
+try, which lines of YAML had a say, and what to look at. What an application
+answered itself it does not know.
+
+ID is the x-request-id of the access log, or the value of the response header
 x-tulle-decision, which a caller gets that brings the debug credential. Without
-ID the newest denials are listed. Proxies keep the newest 256 each. Exit code 3:
-there is no such denial.`,
+ID the newest are listed. Proxies keep the newest 256 of both kinds each. Exit
+code 3: no proxy knows the ID.`,
 		Example: `  tulle why
   curl -H "$(tulle why --header)" -i http://localhost:8080/api/admin
   tulle why 4WQZ3TRA7EWMVDGUEFQ4L2KUXX
@@ -47,23 +53,27 @@ there is no such denial.`,
 			return err
 		}
 		id := strings.Join(args, "")
-		var list []up.Denial
-		if err := client.Get(c.Context(), "/v1/denials?"+url.Values{"id": {id}}.Encode(), &list); err != nil {
+		list, err := events(c.Context(), client, id)
+		if err != nil {
 			return err
 		}
 		if id != "" && len(list) == 0 {
-			return &exitError{exitNo, fmt.Sprintf("no proxy remembers a denial %q: only the newest 256 of each workload are kept; \"tulle why\" lists them", id)}
+			return &exitError{exitNo, fmt.Sprintf("no proxy remembers %q: of denials and of failures the newest 256 of each workload are kept, of what applications answer nothing; \"tulle why\" lists them", id)}
 		}
-		return output(list, func(w io.Writer) error {
+		docs := make([]any, len(list))
+		for i := range list {
+			docs[i] = list[i].doc
+		}
+		return output(docs, func(w io.Writer) error {
 			if len(list) == 0 {
-				_, err := fmt.Fprintln(w, "nothing was refused")
+				_, err := fmt.Fprintln(w, "nothing was refused, and nothing failed in the mesh")
 				return err
 			}
 			if id == "" {
-				return listDenials(w, list)
+				return listEvents(w, list)
 			}
 			for i := range list {
-				if err := writeDenial(w, &list[i]); err != nil {
+				if err := list[i].write(w); err != nil {
 					return err
 				}
 			}
@@ -73,82 +83,65 @@ there is no such denial.`,
 	return c
 }
 
-func listDenials(w io.Writer, list []up.Denial) error {
+// event is a denial or a failure.
+type event struct {
+	time  time.Time
+	doc   any
+	cells []string // of its row
+	write func(io.Writer) error
+}
+
+// events are the newest of both kinds, or those with an id, the last one first.
+func events(ctx context.Context, client *up.Client, id string) ([]event, error) {
+	query := "?" + url.Values{"id": {id}}.Encode()
+	var denials []up.Denial
+	var failures []up.Failure
+	if err := client.Get(ctx, "/v1/denials"+query, &denials); err != nil {
+		return nil, err
+	}
+	if err := client.Get(ctx, "/v1/failures"+query, &failures); err != nil {
+		return nil, err
+	}
+	var out []event
+	for i := range denials {
+		d := &denials[i]
+		out = append(out, event{d.Time, d, []string{d.Workload, asked(d.Method, d.Host, d.Path, d.Destination), cmp.Or(d.Principal, "-"), status(d.Status, ""), d.Details, d.ID},
+			func(w io.Writer) error { return writeDenial(w, d) }})
+	}
+	for i := range failures {
+		f := &failures[i]
+		out = append(out, event{f.Time, f, []string{f.Workload, asked(f.Method, f.Host, f.Path, f.Destination), cmp.Or(f.Principal, "-"), status(f.Status, f.Flags), f.Details, cmp.Or(f.RequestID, "-")},
+			func(w io.Writer) error { return writeFailure(w, f) }})
+	}
+	slices.SortStableFunc(out, func(a, b event) int { return b.time.Compare(a.time) })
+	return out, nil
+}
+
+func listEvents(w io.Writer, list []event) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "TIME\tWORKLOAD\tREQUEST\tPRINCIPAL\tSTATUS\tDETAILS\tID")
-	for i := range list {
-		d := &list[i]
-		status := "-"
-		if d.Status != 0 {
-			status = fmt.Sprint(d.Status)
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Time.Local().Format(time.TimeOnly), d.Workload, asked(d), cmp.Or(d.Principal, "-"), status, d.Details, d.ID)
+	for _, e := range list {
+		fmt.Fprintln(t, e.time.Local().Format(time.TimeOnly)+"\t"+strings.Join(e.cells, "\t"))
 	}
 	return t.Flush()
 }
 
 // asked is what was asked for, in one line.
-func asked(d *up.Denial) string {
-	if d.Method == "" {
-		return "TCP " + d.Destination.String()
+func asked(method, host, path string, destination netip.AddrPort) string {
+	if method == "" {
+		return "TCP " + destination.String()
 	}
-	return d.Method + " " + d.Host + d.Path
+	return method + " " + host + path
 }
 
-func writeDenial(w io.Writer, d *up.Denial) error {
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(t, "denied\t%s at %s by %s\n", asked(d), d.Time.Local().Format(time.DateTime), d.Workload)
-	fmt.Fprintf(t, "answer\t%s\n", strings.TrimSpace(strings.TrimPrefix(fmt.Sprintf("%d %s", d.Status, d.Details), "0 ")))
-	switch {
-	case d.External != nil:
-		fmt.Fprintf(t, "decided by\tprovider %s for %s%s\n", d.External.Provider, d.Policy, at(place(d.Origin)))
-		if d.External.Error != "" {
-			fmt.Fprintf(t, "\tno decision: %s\n", d.External.Error)
-		}
-		if d.External.Body != "" {
-			fmt.Fprintf(t, "\tit answered: %s\n", strings.TrimSpace(d.External.Body))
-		}
-		if d.External.DecisionID != "" {
-			fmt.Fprintf(t, "\tits decision id: %s\n", d.External.DecisionID)
-		}
-		for _, doc := range []struct {
-			name string
-			json []byte
-		}{{"input", d.External.Input}, {"result", d.External.Result}} {
-			if len(doc.json) > 0 {
-				fmt.Fprintf(t, "\tits %s: %s\n", doc.name, doc.json)
-			}
-		}
-	case d.TokenFault != "":
-		fmt.Fprintf(t, "decided by\tthe token (%s)\n\t%s\n", d.Origin, d.TokenFault)
-	case d.Policy == "":
-		fmt.Fprintf(t, "decided by\tno ALLOW policy matches, and there are some\n")
-	default:
-		fmt.Fprintf(t, "decided by\t%s %s (%s)\n", d.Action, d.Policy, d.Origin)
+// status is a response's status and flags as far as there are any.
+func status(code int, flags string) string {
+	var parts []string
+	if code != 0 {
+		parts = append(parts, fmt.Sprint(code))
 	}
-	fmt.Fprintf(t, "caller\t%s from %s\n", cmp.Or(d.Principal, "no identity (plaintext)"), d.Source)
-	if d.RequestPrincipal != "" {
-		fmt.Fprintf(t, "token\t%s\n", d.RequestPrincipal)
+	if flags != "" && flags != "-" {
+		parts = append(parts, flags)
 	}
-	fmt.Fprintf(t, "called\t%s at %s\n", d.Local, d.Destination)
-	if d.SNI != "" {
-		fmt.Fprintf(t, "server name\t%s\n", d.SNI)
-	}
-	for _, k := range d.Considered {
-		outcome := "matches"
-		if k.Missed != "" {
-			outcome = "does not match: " + k.Missed
-		}
-		fmt.Fprintf(t, "rule\t%s %s %s%s\n", k.Action, k.Policy, outcome, at(place(k.Origin)))
-	}
-	names := make([]string, 0, len(d.Headers))
-	for name := range d.Headers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		fmt.Fprintf(t, "header\t%s: %s\n", name, d.Headers[name])
-	}
-	fmt.Fprintf(t, "ids\tdecision %s, request %s, configuration %s\n", d.ID, cmp.Or(d.RequestID, "-"), cmp.Or(d.Version, "-"))
-	return t.Flush()
+	return cmp.Or(strings.Join(parts, " "), "-")
 }

@@ -22,8 +22,6 @@ const (
 	// decisionHeader answers it.
 	decisionHeader = "x-tulle-decision"
 
-	maxDenials     = 256 // kept, the newest
-	maxDenialRate  = 50  // kept per second; the others are counted only
 	maxDenialNames = 1000
 	maxDenialText  = 256 // bytes of a path or header that are kept
 	maxDenialHeads = 64  // headers that are kept
@@ -89,12 +87,9 @@ type DenialExternal struct {
 
 // denials counts every denial and keeps the newest. Safe for concurrent use.
 type denials struct {
-	mu      sync.Mutex
-	counts  map[denialKey]uint64
-	kept    []*Denial // a ring; next is the oldest
-	next    int
-	second  int64
-	started int // kept in second
+	recent[Denial]
+	mu     sync.Mutex
+	counts map[denialKey]uint64
 }
 
 // denialKey is what denials are counted by.
@@ -119,42 +114,10 @@ func (ds *denials) count(d *authz.Decision) {
 	ds.counts[key]++
 }
 
-// due reports whether one more denial may be kept in this second.
-func (ds *denials) due(now time.Time) bool {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	if s := now.Unix(); s != ds.second {
-		ds.second, ds.started = s, 0
-	}
-	ds.started++
-	return ds.started <= maxDenialRate
-}
-
-func (ds *denials) keep(d *Denial) {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	if len(ds.kept) < maxDenials {
-		ds.kept = append(ds.kept, d)
-		return
-	}
-	ds.kept[ds.next] = d
-	ds.next = (ds.next + 1) % maxDenials
-}
-
 // Denials lists the newest denials, the last one first; id, if not empty,
 // chooses those with this decision id or x-request-id. Safe for concurrent use.
 func (p *Proxy) Denials(id string) []*Denial {
-	ds := &p.denials
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	out := []*Denial{}
-	for i := range ds.kept {
-		d := ds.kept[(ds.next+len(ds.kept)-1-i)%len(ds.kept)]
-		if id == "" || d.ID == id || d.RequestID == id {
-			out = append(out, d)
-		}
-	}
-	return out
+	return p.denials.list(func(d *Denial) bool { return id == "" || d.ID == id || d.RequestID == id })
 }
 
 // collect exposes the counts.

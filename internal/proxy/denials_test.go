@@ -18,7 +18,7 @@ func TestDenialsAreBounded(t *testing.T) {
 	start := time.Unix(1_800_000_000, 0)
 	kept := 0
 	for second := range 10 {
-		for range 3 * maxDenialRate {
+		for range 3 * maxRecentRate {
 			p.denials.count(&authz.Decision{Action: ir.Deny, Policy: "ns[a]-policy[b]-rule[0]"})
 			if p.denials.due(start.Add(time.Duration(second) * time.Second)) {
 				p.denials.keep(&Denial{ID: fmt.Sprint(kept), RequestID: "r" + fmt.Sprint(kept)})
@@ -26,11 +26,11 @@ func TestDenialsAreBounded(t *testing.T) {
 			}
 		}
 	}
-	if kept != 10*maxDenialRate {
-		t.Errorf("kept %d in 10 s, want %d", kept, 10*maxDenialRate)
+	if kept != 10*maxRecentRate {
+		t.Errorf("kept %d in 10 s, want %d", kept, 10*maxRecentRate)
 	}
 	all := p.Denials("")
-	if len(all) != maxDenials || all[0].ID != fmt.Sprint(kept-1) || all[maxDenials-1].ID != fmt.Sprint(kept-maxDenials) {
+	if len(all) != maxRecent || all[0].ID != fmt.Sprint(kept-1) || all[maxRecent-1].ID != fmt.Sprint(kept-maxRecent) {
 		t.Errorf("%d remembered, from %s to %s", len(all), all[0].ID, all[len(all)-1].ID)
 	}
 	for _, id := range []string{fmt.Sprint(kept - 7), "r" + fmt.Sprint(kept-7)} {

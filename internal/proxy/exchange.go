@@ -85,6 +85,7 @@ type current struct {
 	replied   bool   // a response head went downstream
 	keepAlive bool   // the downstream connection goes on after this exchange
 	whole     bool   // the response was passed on whole
+	why       *local // the answer of our own, if there was one
 	// upKeepsAlive: the upstream lets its connection live after its response.
 	upKeepsAlive bool
 	pump         *pump
@@ -254,6 +255,9 @@ func (x *exchange) record() {
 	x.observe(r)
 	if x.route != nil && x.route.StatPrefix != "" {
 		x.rt.routeStats[x.route.Route].count(r)
+	}
+	if x.failed() {
+		x.keepFailure()
 	}
 	if x.chain.log != nil {
 		x.chain.log.Log(x.chain.format, r)

@@ -97,6 +97,7 @@ type Proxy struct {
 	mirrors  mirrors
 	edges    edges
 	denials  denials
+	failures recent[Failure]
 	debugs   bool // there is a debug credential
 
 	routeCounters routeCounters

@@ -20,7 +20,7 @@ type local struct {
 	grpc    int
 	details string // response code details
 	body    string
-	hint    string // for the log and explain, never sent downstream
+	hint    string // for operators (Failure), never sent downstream
 }
 
 const resetBefore = "upstream connect error or disconnect/reset before headers. reset reason: "
@@ -57,6 +57,7 @@ func stringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), le
 
 // reply answers with an entry of the table.
 func (x *exchange) reply(l *local) {
+	x.why = l
 	x.rec.Flags |= l.flag
 	x.rec.Details = l.details
 	if l == &overflow {

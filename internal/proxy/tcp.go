@@ -216,6 +216,9 @@ func (s *tcpSession) record() {
 	if s.series != nil {
 		s.series.Closed()
 	}
+	if r.Flags&^noFailure != 0 && r.UpstreamLocal == "" {
+		s.keepFailure()
+	}
 	if s.chain.log != nil {
 		s.chain.log.Log(s.chain.format, r)
 	}

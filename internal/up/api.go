@@ -71,6 +71,7 @@ func (r *room) handler() http.Handler {
 	mux.HandleFunc("GET /v1/mtls", r.mtls)
 	mux.HandleFunc("GET /v1/edges", r.edges)
 	mux.HandleFunc("GET /v1/denials", r.denials)
+	mux.HandleFunc("GET /v1/failures", r.failures)
 	mux.HandleFunc("GET /v1/ca", func(w http.ResponseWriter, _ *http.Request) { admin.WriteJSON(w, http.StatusOK, r.authority.Status()) })
 	mux.HandleFunc("POST /v1/ca/rotate", r.rotateNow)
 	mux.HandleFunc("GET /v1/ca/retire", r.retirement)

@@ -54,6 +54,12 @@ type Denial struct {
 	proxy.Denial
 }
 
+// Failure is a failure with the workload whose proxy answered.
+type Failure struct {
+	Workload string `json:"workload"`
+	proxy.Failure
+}
+
 // Edge is an edge with the workload that was called and, where only the
 // address is known of the caller, the workload that has it.
 type Edge struct {
@@ -83,6 +89,25 @@ func (r *room) denials(w http.ResponseWriter, req *http.Request) {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Denial) int { return b.Time.Compare(a.Time) })
+	admin.WriteJSON(w, http.StatusOK, out)
+}
+
+// failures answers GET /v1/failures?id=ID: the newest of every sidecar, or those
+// with this x-request-id.
+func (r *room) failures(w http.ResponseWriter, req *http.Request) {
+	out, label := []Failure{}, resource.Shortest(r.machine.Workloads(), (*resource.Workload).Naming)
+	err := fromSidecars(r, req.Context(), "/failures?"+url.Values{"id": {req.URL.Query().Get("id")}}.Encode(), func(x *resource.Workload, list []proxy.Failure) {
+		for _, f := range list {
+			if !probed(f.Source.Addr()) {
+				out = append(out, Failure{label(x), f})
+			}
+		}
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	slices.SortStableFunc(out, func(a, b Failure) int { return b.Time.Compare(a.Time) })
 	admin.WriteJSON(w, http.StatusOK, out)
 }
 

@@ -29,6 +29,7 @@ func TestServiceAddresses(t *testing.T) {
 			t.Errorf("%s -> %s (Host: %s): %s; want %s", tc.from, tc.url, tc.host, got, tc.want)
 		}
 	}
+	whyFailed(m)
 	seen := map[string]bool{}
 	m.eventually(10*time.Second, func() error {
 		out, _ := m.tulle("exec", "legacy", "--", "curl", "-s", "-m", "5", "http://api/x")
@@ -38,4 +39,23 @@ func TestServiceAddresses(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// whyFailed: a 503 of the mesh can be asked about by the id in its response's
+// access log line, and by no other.
+func whyFailed(m *mesh) {
+	m.t.Helper()
+	const id = "6d1f0a8e-0000-4000-8000-000000000503"
+	if out, _ := m.tulle("exec", "web", "--", "curl", "-s", "-m", "5", "-H", "x-request-id: "+id, "http://nobody/x"); out != "no healthy upstream" {
+		m.t.Errorf("a service that nobody is behind answers %q", out)
+	}
+	out, code := m.tulle("why", id)
+	for _, want := range []string{"GET nobody/x", "503 UH no_healthy_upstream", "no endpoint is ready", "service: Service shop/nobody (", "tulle explain --from web-0 --to nobody:80 --path /x"} {
+		if code != 0 || !strings.Contains(out, want) {
+			m.t.Errorf("why (exit %d) does not say %q:\n%s", code, want, out)
+		}
+	}
+	if out, code := m.tulle("why", id+"x"); code != 3 {
+		m.t.Errorf("why of an unknown id: exit %d\n%s", code, out)
+	}
 }
