@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	defaultDNSRefresh = 5 * time.Second // after a failure (Envoy's dns_refresh_rate)
+	defaultDNSRefresh = 5 * time.Second // without a TTL (Envoy's dns_refresh_rate)
 	minDNSRefresh     = time.Second     // however short the TTL
 	maxDNSRefresh     = time.Hour
 	dnsTimeout        = 5 * time.Second
@@ -169,12 +169,11 @@ func (c *Cluster) lookUp(ctx context.Context, l *lookup) bool {
 	c.stats.dnsAttempts.Add(1)
 	if err != nil {
 		c.stats.dnsFailures.Add(1)
-		wait := c.conf.Load().DNSRefresh.D()
-		if wait == 0 {
-			wait = defaultDNSRefresh
-		}
-		l.due = time.Now().Add(wait)
+		l.due = time.Now().Add(c.dnsRefresh())
 		return false
+	}
+	if len(addrs) == 0 { // what does not exist has no TTL
+		ttl = c.dnsRefresh()
 	}
 	l.due = time.Now().Add(min(max(ttl, minDNSRefresh), maxDNSRefresh))
 	addrs = slices.Clone(addrs)
@@ -192,6 +191,14 @@ func (c *Cluster) lookUp(ctx context.Context, l *lookup) bool {
 	changed := !slices.Equal(addrs, l.addrs)
 	l.addrs = addrs
 	return changed
+}
+
+// dnsRefresh is how long to wait where no answer says it.
+func (c *Cluster) dnsRefresh() time.Duration {
+	if d := c.conf.Load().DNSRefresh.D(); d > 0 {
+		return d
+	}
+	return defaultDNSRefresh
 }
 
 // resolved makes one endpoint of each address.

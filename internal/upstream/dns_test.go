@@ -110,3 +110,23 @@ func TestLogicalDNS(t *testing.T) {
 		one("10.1.0.3:5432")
 	})
 }
+
+// A name that has no addresses says nothing of how long that holds: it is asked
+// for again after DNSRefresh, not all the time.
+func TestNameWithoutAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &names{list: map[string]answer{"db": {}}}
+		s := New(Options{Resolver: n})
+		defer s.Close()
+		c := put(t, s, ir.Cluster{Type: ir.StrictDNS, DNSRefresh: ir.Duration(60 * time.Second)}, ir.Endpoint{Address: "db:5432"})
+		wait(59 * time.Second)
+		if got := c.stats.dnsAttempts.Value(); got != 1 {
+			t.Errorf("asked %d times in a minute", got)
+		}
+		n.set("db", answer{addrs: addrs("10.1.0.1"), ttl: time.Hour})
+		wait(2 * time.Second)
+		if got := c.Hosts(); len(got) != 1 {
+			t.Errorf("%d hosts once it has an address", len(got))
+		}
+	})
+}
