@@ -106,13 +106,22 @@ func (c *Cluster) eject(h *Host, conf *ir.Outlier) {
 		return
 	}
 	out := h.outlier.Load()
-	out.times++
+	out.lengthen(conf)
 	out.ejections++
 	out.since = time.Now()
 	h.ejected.Store(true)
 	c.stats.ejections.Add(1)
 	c.scheduleReadmission(conf)
 	c.rebuildLocked(all)
+}
+
+// lengthen makes the next ejection one step longer, up to the longest there is:
+// every step more would take an interval in health to come back from.
+func (out *outlier) lengthen(conf *ir.Outlier) {
+	base := conf.BaseEjection.D()
+	if limit := conf.MaxEjection.D(); limit <= 0 || base*time.Duration(out.times) < max(limit, base)+base { // Envoy's condition
+		out.times++
+	}
 }
 
 // ejectionTime grows with the ejections in a row.
