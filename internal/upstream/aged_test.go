@@ -84,3 +84,30 @@ func TestHostLeavesDuringDial(t *testing.T) {
 		}
 	}
 }
+
+// An original destination that made room for others is not pooled: nobody would
+// find its connections again, nor close them.
+func TestForgottenDestinationKeepsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Resolver: &names{}, Dial: silent})
+		defer s.Close()
+		c := put(t, s, ir.Cluster{Type: ir.OriginalDst})
+		at := func(i int) netip.AddrPort {
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)
+		}
+		var all []*Host
+		for i := range 2 * maxDynamicHosts {
+			all = append(all, c.Pick(at(i), nil, 0))
+		}
+		for _, h := range all {
+			up, err := c.Acquire(h, Want{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			up.Release(time.Now())
+		}
+		if n := c.connections.Load(); n > maxDynamicHosts {
+			t.Errorf("%d connections to %d destinations", n, maxDynamicHosts)
+		}
+	})
+}

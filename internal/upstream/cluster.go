@@ -234,6 +234,7 @@ func (c *Cluster) original(dst netip.AddrPort) *Host {
 		if len(c.dynamic) >= maxDynamicHosts {
 			for key, old := range c.dynamic { // any host without connections will do
 				if old.connections.Load() == 0 && old.active.Load() == 0 {
+					old.removed.Store(true) // a request may have picked it just now
 					delete(c.dynamic, key)
 					break
 				}
