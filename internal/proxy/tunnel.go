@@ -18,6 +18,7 @@ import (
 func (x *exchange) upgrade() {
 	x.replied, x.keepAlive = true, false
 	x.rec.Status, x.rec.Details = 101, "via_upstream"
+	x.prepareResponse()
 	if key := x.req.Fields.First("sec-websocket-key"); key != "" && !x.res.Fields.Has("sec-websocket-accept") {
 		x.res.Fields.Add("sec-websocket-accept", websocketAccept(key)) // the upstream spoke HTTP/2
 	}
