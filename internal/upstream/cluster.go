@@ -141,8 +141,12 @@ func (c *Cluster) reconfigure(conf *config) {
 		conf.recent = old.recent
 	}
 	c.conf.Store(conf)
-	if old.Outlier != nil && conf.Outlier == nil {
+	switch {
+	case old.Outlier == nil:
+	case conf.Outlier == nil:
 		c.unejectAll()
+	case old.Outlier.Interval != conf.Outlier.Interval:
+		c.rescheduleReadmission(conf.Outlier)
 	}
 	if !reflect.DeepEqual(old.TLS, conf.TLS) || !reflect.DeepEqual(old.AutoTLS, conf.AutoTLS) || !slices.Equal(old.secrets, conf.secrets) ||
 		old.BindSource != conf.BindSource || old.HTTP.Protocol != conf.HTTP.Protocol || old.ProxyProtocol != conf.ProxyProtocol {

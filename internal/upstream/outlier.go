@@ -142,6 +142,16 @@ func (c *Cluster) scheduleReadmission(conf *ir.Outlier) {
 	c.outliers = time.AfterFunc(max(conf.Interval.D(), time.Millisecond), c.readmit)
 }
 
+// rescheduleReadmission has another interval count for the sweep that is armed.
+func (c *Cluster) rescheduleReadmission(conf *ir.Outlier) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.outliers != nil && c.outliers.Stop() {
+		c.outliers = nil
+		c.scheduleReadmission(conf)
+	}
+}
+
 // readmit is the sweep: a host returns at the first interval after its time is
 // over, with a clean slate; each interval in health takes back one step of the
 // multiplier.

@@ -134,6 +134,23 @@ func TestEjectionTimeIsForgotten(t *testing.T) {
 	})
 }
 
+// A shorter interval counts at once, also for who is out already.
+func TestIntervalIsEdited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		defer s.Close()
+		c := put(t, s, outlierConf(func(o *ir.Outlier) { o.Interval = ir.Duration(time.Hour) }), plain(2)...)
+		h := c.Hosts()[0]
+		fail(c, h)
+		wait(time.Minute)
+		put(t, s, outlierConf(nil), plain(2)...)
+		wait(11 * time.Second)
+		if h.Ejected() {
+			t.Error("it waits for the old interval")
+		}
+	})
+}
+
 func TestOutlierSwitchedOff(t *testing.T) {
 	s := New(Options{})
 	t.Cleanup(s.Close)
