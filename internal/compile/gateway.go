@@ -132,6 +132,7 @@ func (b *builder) gatewayListener(address netip.AddrPort, servers []*server) {
 		for _, s := range servers {
 			b.tlsServer(l, s)
 		}
+		b.misdirected(l)
 	}
 	if len(l.Chains) > 0 {
 		b.out.Listeners = append(b.out.Listeners, l)

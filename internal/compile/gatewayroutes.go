@@ -7,12 +7,12 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
-// serverHost is a server's host without its namespace.
+// serverHost is a server's host without its namespace, in lower case.
 func serverHost(h string) string {
 	if _, after, ok := strings.Cut(h, "/"); ok {
-		return after
+		h = after
 	}
-	return h
+	return strings.ToLower(h)
 }
 
 // gatewayRoutes merges the VirtualServices bound to the servers' Gateways, host
@@ -67,7 +67,7 @@ func (b *builder) gatewayRoutes(name string, servers []*server) *ir.RouteTable {
 		}
 	}
 	for h, s := range redirect {
-		hosts[h].Routes = s.redirectRoutes()
+		hosts[h].Routes = b.redirecting(s, hosts[h].Routes)
 	}
 	if len(t.VirtualHosts) == 0 { // 404 for every host, and a place that says why
 		s := servers[0]
@@ -85,11 +85,19 @@ func gatewayHost(host string, s *server, from ir.Origin) *ir.VirtualHost {
 
 // redirects: a plain server that sends everything to https.
 func (s *server) redirects() bool {
-	return s.Tls.GetHttpsRedirect() && strings.EqualFold(s.Port.Protocol, "HTTP")
+	return s.Tls.GetHttpsRedirect() && s.family() == plainServers
 }
 
-func (s *server) redirectRoutes() []*ir.Route {
-	return []*ir.Route{{Name: "https-redirect", Redirect: &ir.Redirect{HTTPS: true, Code: 301}, Origin: s.gw.At(s.path() + ".tls.httpsRedirect")}}
+// redirecting puts the redirect before the routes of a host. Who came by https to
+// a proxy in front gets past it, if that proxy is trusted to say so (Envoy's
+// require_tls goes by x-forwarded-proto, too); else nobody does.
+func (b *builder) redirecting(s *server, routes []*ir.Route) []*ir.Route {
+	r := &ir.Route{Name: "https-redirect", Redirect: &ir.Redirect{HTTPS: true, Code: 301}, Origin: s.gw.At(s.path() + ".tls.httpsRedirect")}
+	if b.proxy.GetGatewayTopology().GetNumTrustedProxies() == 0 {
+		return []*ir.Route{r}
+	}
+	r.Match.Headers = []ir.HeaderMatch{{Name: "x-forwarded-proto", Value: ir.Match{Kind: ir.Exact, Value: "https"}, Invert: true, TreatMissingAsEmpty: true}}
+	return append([]*ir.Route{r}, routes...)
 }
 
 func catchAllRank(r *ir.Route) int {
@@ -106,12 +114,10 @@ func catchAllRank(r *ir.Route) int {
 func intersect(serverHosts []string, host, vsNamespace, gwNamespace string) []string {
 	var out []string
 	for _, sh := range serverHosts {
-		if ns, after, ok := strings.Cut(sh, "/"); ok {
-			if ns != "*" && ns != vsNamespace && !(ns == "." && vsNamespace == gwNamespace) {
-				continue
-			}
-			sh = after
+		if ns, _, ok := strings.Cut(sh, "/"); ok && ns != "*" && ns != vsNamespace && !(ns == "." && vsNamespace == gwNamespace) {
+			continue
 		}
+		sh = serverHost(sh)
 		switch {
 		case hostMatches(sh, host):
 			sh = host

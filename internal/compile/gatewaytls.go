@@ -77,13 +77,14 @@ func (b *builder) serverCertificates(m *resource.Meta, path string, t *networkin
 		names, field = []string{t.CredentialName}, func(int) string { return path + ".credentialName" }
 	}
 	for i, name := range names {
-		if !b.addCredential(m, field(i), name, credentialCert) {
+		secret := b.addCredential(m, field(i), name, credentialCert)
+		switch {
+		case secret == "":
 			return false
-		}
-		if out.Secret == "" {
-			out.Secret = credential(name)
-		} else {
-			out.MoreSecrets = append(out.MoreSecrets, credential(name))
+		case out.Secret == "":
+			out.Secret = secret
+		default:
+			out.MoreSecrets = append(out.MoreSecrets, secret)
 		}
 	}
 	if len(names) > 0 {
@@ -107,15 +108,15 @@ func (b *builder) serverCertificates(m *resource.Meta, path string, t *networkin
 func (b *builder) clientBundle(m *resource.Meta, path string, t *networking.ServerTLSSettings, out *ir.DownstreamTLS) bool {
 	switch {
 	case t.CaCertCredentialName != "":
-		out.ValidationSecret = credential(t.CaCertCredentialName)
-		return b.addCredential(m, path+".caCertCredentialName", t.CaCertCredentialName, credentialBundle)
+		out.ValidationSecret = b.addCredential(m, path+".caCertCredentialName", t.CaCertCredentialName, credentialBundle)
+		return out.ValidationSecret != ""
 	case out.Secret != "":
-		name := strings.TrimPrefix(out.Secret, credential(""))
+		name := out.Secret[strings.LastIndexByte(out.Secret, '/')+1:]
 		if b.findSecret(m, name+"-cacert") != nil {
 			name += "-cacert"
 		}
-		out.ValidationSecret = credential(name)
-		return b.addCredential(m, path+".credentialName", name, credentialBundle)
+		out.ValidationSecret = b.addCredential(m, path+".credentialName", name, credentialBundle)
+		return out.ValidationSecret != ""
 	}
 	out.CAFile, out.CRLFile = t.CaCertificates, t.CaCrl
 	if out.CAFile == "" && len(t.VerifyCertificateHash)+len(t.VerifyCertificateSpki) == 0 {
@@ -125,8 +126,14 @@ func (b *builder) clientBundle(m *resource.Meta, path string, t *networking.Serv
 	return true
 }
 
-// credential is a Secret's name on the wire (Istio's SDS).
-func credential(name string) string { return "kubernetes://" + name }
+// credential is a Secret's name on the wire (Istio's SDS): with its namespace
+// where that is not the proxy's, because several may name theirs alike.
+func (b *builder) credential(k *resource.Secret) string {
+	if k.Namespace == b.node.Namespace {
+		return "kubernetes://" + k.Name
+	}
+	return "kubernetes://" + k.Namespace + "/" + k.Name
+}
 
 // What is needed of a credential.
 const (
@@ -148,29 +155,30 @@ func (b *builder) findSecret(m *resource.Meta, name string) *resource.Secret {
 	return found
 }
 
-// addCredential delivers a Secret to the proxy.
-func (b *builder) addCredential(m *resource.Meta, path, name string, need int) bool {
+// addCredential delivers a Secret to the proxy and returns its name on the wire;
+// "": it is not there, or lacks what is needed of it.
+func (b *builder) addCredential(m *resource.Meta, path, name string, need int) string {
 	k := b.findSecret(m, name)
 	if k == nil {
 		b.report(resource.Error, m, path, "no Secret "+name+"; the server is not served", "create it in the gateway's namespace or beside the "+m.Kind)
-		return false
+		return ""
 	}
-	secret := secretOf(k, credential(name))
+	secret := secretOf(k, b.credential(k))
 	switch {
 	case need == credentialCert && (secret.Cert == nil || secret.Key == nil):
 		b.report(resource.Error, &k.Meta, "data", "the Secret lacks tls.crt or tls.key; the server is not served", "")
-		return false
+		return ""
 	case need == credentialBundle && secret.CA == nil:
 		b.report(resource.Error, &k.Meta, "data", "the Secret lacks ca.crt, which mutual TLS needs; the server is not served", "")
-		return false
+		return ""
 	}
 	for _, have := range b.out.Secrets {
 		if have.Name == secret.Name {
-			return true
+			return secret.Name
 		}
 	}
 	b.out.Secrets = append(b.out.Secrets, secret)
-	return true
+	return secret.Name
 }
 
 // secretOf is a Secret with the keys that Istio knows, under the name by which

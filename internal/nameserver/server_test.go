@@ -195,6 +195,42 @@ func TestForwardsFail(t *testing.T) {
 	}
 }
 
+// A server that cannot say is no answer: the next one is asked, as the
+// workload's resolver would. When none can, what the last one said is passed on.
+func TestAsksTheNextServer(t *testing.T) {
+	serve := func(rcode int) netip.AddrPort {
+		udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &dns.Server{PacketConn: udp, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+			_ = w.WriteMsg(new(dns.Msg).SetRcode(q, rcode))
+		})}
+		done := make(chan error, 1)
+		go func() { done <- s.ActivateAndServe() }()
+		t.Cleanup(func() {
+			udp.Close()
+			<-done
+		})
+		return udp.LocalAddr().(*net.UDPAddr).AddrPort()
+	}
+	fails, refuses, knows, denies := serve(dns.RcodeServerFailure), serve(dns.RcodeRefused), serve(dns.RcodeSuccess), serve(dns.RcodeNameError)
+	for _, tt := range []struct {
+		servers []netip.AddrPort
+		want    string
+	}{
+		{[]netip.AddrPort{fails, refuses, knows}, "NOERROR"},
+		{[]netip.AddrPort{fails, denies}, "NXDOMAIN"},
+		{[]netip.AddrPort{denies, knows}, "NXDOMAIN"},
+		{[]netip.AddrPort{fails, refuses}, "REFUSED"},
+	} {
+		server := start(t, (&Upstreams{Servers: tt.servers}).Ask)
+		if got := ask(t, "udp", server, "www.example.org.", dns.TypeA, 0); got != tt.want {
+			t.Errorf("%v: %q, want %q", tt.servers, got, tt.want)
+		}
+	}
+}
+
 // Queries that wait are bounded; the one too many is refused at once.
 func TestPendingIsBounded(t *testing.T) {
 	waiting, release := make(chan struct{}, maxPending), make(chan struct{})

@@ -49,27 +49,42 @@ func ReadServers(path string) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// Ask sends a query to one server after the other until one answers. The query
-// gets an identifier of its own, so that nobody who knows the workload's can
-// answer in the server's place.
+// Ask sends a query to one server after the other until one knows, or knows
+// that there is no such name; if none does, what the last one said of it is
+// returned. The query gets an identifier of its own, so that nobody who knows
+// the workload's can answer in the server's place.
 func (u *Upstreams) Ask(ctx context.Context, network string, query []byte) ([]byte, error) {
 	if len(query) < 12 {
 		return nil, errNoQuery
 	}
-	err := errors.New("no name server is configured")
+	failed := errors.New("no name server is configured")
+	var unsure []byte
 	for _, server := range u.Servers {
 		own := bytes.Clone(query)
 		own[0], own[1] = byte(rand.Uint32()), byte(rand.Uint32())
-		var msg []byte
-		if msg, err = u.ask(ctx, network, server, own); err == nil {
+		msg, err := u.ask(ctx, network, server, own)
+		if err == nil {
 			msg[0], msg[1] = query[0], query[1]
-			return msg, nil
+			if decides(msg) {
+				return msg, nil
+			}
+			unsure = msg
+			continue
 		}
-		if ctx.Err() != nil {
+		if failed = err; ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, err
+	if unsure != nil {
+		return unsure, nil
+	}
+	return nil, failed
+}
+
+// decides reports whether no other server needs to be asked.
+func decides(msg []byte) bool {
+	code := dnsmessage.RCode(msg[3] & 0xf) // RFC 1035 section 4.1.1
+	return code == dnsmessage.RCodeSuccess || code == dnsmessage.RCodeNameError
 }
 
 func (u *Upstreams) ask(ctx context.Context, network string, server netip.AddrPort, query []byte) ([]byte, error) {

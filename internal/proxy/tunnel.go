@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -17,6 +18,7 @@ import (
 func (x *exchange) upgrade() {
 	x.replied, x.keepAlive = true, false
 	x.rec.Status, x.rec.Details = 101, "via_upstream"
+	x.prepareResponse()
 	if key := x.req.Fields.First("sec-websocket-key"); key != "" && !x.res.Fields.Has("sec-websocket-accept") {
 		x.res.Fields.Add("sec-websocket-accept", websocketAccept(key)) // the upstream spoke HTTP/2
 	}
@@ -59,18 +61,20 @@ const tunnelBuffer = 32 << 10
 // other direction goes on. progress, if set, is told of bytes as they move
 // (from down, to down).
 func splice(down, up net.Conn, idle time.Duration, progress func(received, sent int64)) (received, sent int64) {
-	var last atomic.Int64
-	last.Store(time.Now().UnixNano())
+	down.SetDeadline(time.Time{}) // a request's, where one opened the session
+	up.SetDeadline(time.Time{})
+	w := newIdleWatch(idle, down, up)
+	defer w.stop()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		received = copyOne(up, down, idle, &last, func(n int64) {
+		received = copyOne(up, down, &w.last, func(n int64) {
 			if progress != nil {
 				progress(n, 0)
 			}
 		})
 	}()
-	sent = copyOne(down, up, idle, &last, func(n int64) {
+	sent = copyOne(down, up, &w.last, func(n int64) {
 		if progress != nil {
 			progress(0, n)
 		}
@@ -79,12 +83,51 @@ func splice(down, up net.Conn, idle time.Duration, progress func(received, sent 
 	return received, sent
 }
 
+// idleWatch ends a session on which nothing moves. It is a timer of its own, not
+// the deadline of who reads: a session may be idle while all that is left of it
+// waits to write.
+type idleWatch struct {
+	last atomic.Int64 // when bytes came, Unix nanoseconds
+
+	mu    sync.Mutex // guards what follows
+	timer *time.Timer
+	over  bool // the connections may belong to others
+}
+
+func newIdleWatch(idle time.Duration, conns ...net.Conn) *idleWatch {
+	w := &idleWatch{}
+	w.last.Store(time.Now().UnixNano())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(idle, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		left := idle - time.Since(time.Unix(0, w.last.Load()))
+		switch {
+		case w.over:
+		case left > 0:
+			w.timer.Reset(left)
+		default:
+			for _, c := range conns {
+				c.Close()
+			}
+		}
+	})
+	return w
+}
+
+func (w *idleWatch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	w.timer.Stop()
+}
+
 // copyOne moves bytes from src to dst. When src ends, dst is half-closed; when
 // either breaks, both are closed, which ends the other direction too.
-func copyOne(dst, src net.Conn, idle time.Duration, last *atomic.Int64, moved func(int64)) (total int64) {
+func copyOne(dst, src net.Conn, last *atomic.Int64, moved func(int64)) (total int64) {
 	buf := make([]byte, tunnelBuffer)
 	for {
-		src.SetReadDeadline(time.Unix(0, last.Load()).Add(idle))
 		n, err := src.Read(buf)
 		if n > 0 {
 			last.Store(time.Now().UnixNano())
@@ -101,8 +144,6 @@ func copyOne(dst, src net.Conn, idle time.Duration, last *atomic.Int64, moved fu
 		case err == io.EOF:
 			halfClose(dst)
 			return total
-		case isTimeout(err) && time.Since(time.Unix(0, last.Load())) < idle:
-			// The other direction has moved bytes meanwhile.
 		default:
 			src.Close()
 			breakOff(dst, err)
@@ -115,7 +156,7 @@ func copyOne(dst, src net.Conn, idle time.Duration, last *atomic.Int64, moved fu
 // Envoy, and TLS that ended without its close_notify is not made to look like
 // a clean end. Our own doing (idle, drain) is an orderly close.
 func breakOff(c net.Conn, err error) {
-	if isTimeout(err) || errors.Is(err, net.ErrClosed) {
+	if errors.Is(err, net.ErrClosed) {
 		c.Close()
 		return
 	}

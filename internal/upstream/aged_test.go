@@ -19,29 +19,31 @@ func silent(context.Context, string, netip.Addr) (net.Conn, error) {
 	return near, nil
 }
 
-// An HTTP/2 connection that has grown too old while it stood idle makes room
-// for the next: under a limit of one, requests waited for it until the idle
-// sweep.
+// A connection that has grown too old while it stood idle carries no more
+// requests and makes room for the next: under a limit of one, they waited for it
+// until the idle sweep.
 func TestAgedConnectionMakesRoom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := New(Options{Resolver: &names{}, Dial: silent})
-		defer s.Close()
-		b, age := ir.DefaultBreaker(), ir.Duration(time.Minute)
-		b.MaxConnections = 1
-		c := put(t, s, ir.Cluster{Breaker: b, HTTP: ir.HTTPUpstream{Protocol: ir.HTTP2, MaxConnectionDuration: age}}, plain(1)...)
-		for range 2 {
-			start := time.Now()
-			up, err := c.Acquire(c.Hosts()[0], Want{Deadline: start.Add(5 * time.Second)})
-			if err != nil {
-				t.Fatal(err)
+	for _, protocol := range []string{ir.HTTP1, ir.HTTP2} {
+		synctest.Test(t, func(t *testing.T) {
+			s := New(Options{Resolver: &names{}, Dial: silent})
+			defer s.Close()
+			b, age := ir.DefaultBreaker(), ir.Duration(time.Minute)
+			b.MaxConnections = 1
+			c := put(t, s, ir.Cluster{Breaker: b, HTTP: ir.HTTPUpstream{Protocol: protocol, MaxConnectionDuration: age}}, plain(1)...)
+			for range 2 {
+				start := time.Now()
+				up, err := c.Acquire(c.Hosts()[0], Want{Deadline: start.Add(5 * time.Second)})
+				if err != nil {
+					t.Fatal(protocol, err)
+				}
+				if up.Reused() || time.Since(start) > 0 {
+					t.Errorf("%s: reused %v, after %v", protocol, up.Reused(), time.Since(start))
+				}
+				up.Release(time.Now())
+				wait(2 * time.Minute)
 			}
-			if up.Reused() || time.Since(start) > 0 {
-				t.Errorf("reused %v, after %v", up.Reused(), time.Since(start))
-			}
-			up.Release(time.Now())
-			wait(2 * time.Minute)
-		}
-	})
+		})
+	}
 }
 
 // A host may leave while a request connects to it: that request is served, and
@@ -81,4 +83,31 @@ func TestHostLeavesDuringDial(t *testing.T) {
 			})
 		}
 	}
+}
+
+// An original destination that made room for others is not pooled: nobody would
+// find its connections again, nor close them.
+func TestForgottenDestinationKeepsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Resolver: &names{}, Dial: silent})
+		defer s.Close()
+		c := put(t, s, ir.Cluster{Type: ir.OriginalDst})
+		at := func(i int) netip.AddrPort {
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)
+		}
+		var all []*Host
+		for i := range 2 * maxDynamicHosts {
+			all = append(all, c.Pick(at(i), nil, 0))
+		}
+		for _, h := range all {
+			up, err := c.Acquire(h, Want{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			up.Release(time.Now())
+		}
+		if n := c.connections.Load(); n > maxDynamicHosts {
+			t.Errorf("%d connections to %d destinations", n, maxDynamicHosts)
+		}
+	})
 }

@@ -141,8 +141,12 @@ func (c *Cluster) reconfigure(conf *config) {
 		conf.recent = old.recent
 	}
 	c.conf.Store(conf)
-	if old.Outlier != nil && conf.Outlier == nil {
+	switch {
+	case old.Outlier == nil:
+	case conf.Outlier == nil:
 		c.unejectAll()
+	case old.Outlier.Interval != conf.Outlier.Interval:
+		c.rescheduleReadmission(conf.Outlier)
 	}
 	if !reflect.DeepEqual(old.TLS, conf.TLS) || !reflect.DeepEqual(old.AutoTLS, conf.AutoTLS) || !slices.Equal(old.secrets, conf.secrets) ||
 		old.BindSource != conf.BindSource || old.HTTP.Protocol != conf.HTTP.Protocol || old.ProxyProtocol != conf.ProxyProtocol {
@@ -234,6 +238,7 @@ func (c *Cluster) original(dst netip.AddrPort) *Host {
 		if len(c.dynamic) >= maxDynamicHosts {
 			for key, old := range c.dynamic { // any host without connections will do
 				if old.connections.Load() == 0 && old.active.Load() == 0 {
+					old.removed.Store(true) // a request may have picked it just now
 					delete(c.dynamic, key)
 					break
 				}

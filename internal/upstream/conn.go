@@ -229,8 +229,7 @@ func (c *Conn) Release(now time.Time) {
 	}
 	c.carried++
 	if limit := conf.HTTP.MaxRequestsPerConn; c.announced || limit > 0 && c.carried >= limit ||
-		conf.HTTP.MaxConnectionDuration > 0 && now.Sub(c.created) >= conf.HTTP.MaxConnectionDuration.D() ||
-		c.Host.removed.Load() || c.torn || c.Reader.Buffered() > 0 {
+		c.aged(now) || c.Host.removed.Load() || c.torn || c.Reader.Buffered() > 0 {
 		c.Close()
 		return
 	}
@@ -242,6 +241,12 @@ func (c *Conn) Release(now time.Time) {
 		cl.scheduleSweep(cl.idleTimeout())
 	}
 	cl.wakeOne(c.Host, nil) // who came to wait between the two did not find it
+}
+
+// aged reports whether the connection has lived as long as it may.
+func (c *Conn) aged(now time.Time) bool {
+	age := c.Host.cluster.conf.Load().HTTP.MaxConnectionDuration.D()
+	return age > 0 && now.Sub(c.created) >= age
 }
 
 // Close closes the connection; it leaves the cluster's count.

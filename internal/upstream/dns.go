@@ -5,13 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/ir"
 )
 
 const (
-	defaultDNSRefresh = 5 * time.Second // after a failure (Envoy's dns_refresh_rate)
+	defaultDNSRefresh = 5 * time.Second // without a TTL (Envoy's dns_refresh_rate)
 	minDNSRefresh     = time.Second     // however short the TTL
 	maxDNSRefresh     = time.Hour
 	dnsTimeout        = 5 * time.Second
@@ -24,12 +25,18 @@ type Resolver interface {
 	Resolve(ctx context.Context, name string) (addrs []netip.Addr, ttl time.Duration, err error)
 }
 
-// resolution is the goroutine that keeps a DNS cluster's names resolved.
+// resolution keeps a DNS cluster's names resolved, each with a goroutine of its
+// own: one that nobody answers for must not hold up the others.
 type resolution struct {
 	cancel  context.CancelFunc
-	done    chan struct{}
-	first   chan struct{} // closed when every name was looked up once
-	lookups []*lookup     // the goroutine's until done
+	wg      sync.WaitGroup
+	lookups []*lookup
+	stopped <-chan struct{}
+	first   chan struct{} // closed when there is a host, or every name was looked up once
+	begun   sync.Once     // closes it
+
+	mu      sync.Mutex // guards what follows, and the lookups' addresses while they run
+	unasked int        // names that were not looked up yet
 }
 
 // resolve starts looking up the names of set. What was resolved before stays
@@ -42,17 +49,20 @@ func (c *Cluster) resolve(set *ir.EndpointSet) {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &resolution{cancel: cancel, done: make(chan struct{}), first: make(chan struct{}), lookups: lookupsOf(set, before)}
+	r := &resolution{cancel: cancel, stopped: ctx.Done(), first: make(chan struct{}), lookups: lookupsOf(set, before)}
+	r.unasked = len(r.lookups)
 	c.mu.Lock()
 	c.resolving = r
 	c.mu.Unlock()
-	go func() {
-		defer close(r.done)
-		c.keepResolved(ctx, r)
-	}()
+	if len(r.lookups) == 0 {
+		c.use(r)
+	}
+	for _, l := range r.lookups {
+		r.wg.Go(func() { c.keepResolved(ctx, r, l) })
+	}
 }
 
-// stopResolving waits for the goroutine's end and returns its last answers.
+// stopResolving waits for the goroutines' end and returns their last answers.
 func (c *Cluster) stopResolving() []*lookup {
 	c.mu.Lock()
 	r := c.resolving
@@ -62,7 +72,7 @@ func (c *Cluster) stopResolving() []*lookup {
 		return nil
 	}
 	r.cancel()
-	<-r.done
+	r.wg.Wait()
 	return r.lookups
 }
 
@@ -76,17 +86,12 @@ func (c *Cluster) awaitResolved() bool {
 	if r == nil {
 		return false
 	}
-	select {
-	case <-r.first:
-		return false
-	default:
-	}
 	timer := time.NewTimer(c.connectTimeout())
 	defer timer.Stop()
 	select {
 	case <-r.first:
 		return true
-	case <-r.done:
+	case <-r.stopped:
 	case <-timer.C:
 	}
 	return false
@@ -98,7 +103,6 @@ type lookup struct {
 	host     string
 	port     string
 	addrs    []netip.Addr
-	due      time.Time
 }
 
 // lookupsOf is one lookup for each endpoint, which begins with what its name
@@ -122,29 +126,23 @@ func lookupsOf(set *ir.EndpointSet, before []*lookup) []*lookup {
 	return lookups
 }
 
-func (c *Cluster) keepResolved(ctx context.Context, r *resolution) {
+// keepResolved looks a name up until ctx ends.
+func (c *Cluster) keepResolved(ctx context.Context, r *resolution, l *lookup) {
 	for first := true; ; first = false {
-		now := time.Now()
-		next := now.Add(maxDNSRefresh)
-		changed := first
-		for _, l := range r.lookups {
-			if !l.due.After(now) {
-				changed = c.lookUp(ctx, l) || changed
-			}
-			if l.due.Before(next) {
-				next = l.due
-			}
-		}
+		addrs, wait := c.lookUp(ctx, l)
 		if ctx.Err() != nil {
 			return
 		}
-		if changed {
-			c.setHosts(c.resolved(r.lookups))
+		if first || !slices.Equal(addrs, l.addrs) {
+			r.mu.Lock()
+			l.addrs = addrs
+			if first {
+				r.unasked--
+			}
+			c.use(r)
+			r.mu.Unlock()
 		}
-		if first {
-			close(r.first)
-		}
-		timer := time.NewTimer(time.Until(next))
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -154,14 +152,21 @@ func (c *Cluster) keepResolved(ctx context.Context, r *resolution) {
 	}
 }
 
-// lookUp asks for one name and reports whether its addresses have changed.
-// After a failure the old ones stay.
-func (c *Cluster) lookUp(ctx context.Context, l *lookup) bool {
+// use has the cluster go by the addresses that the names have now. r.mu is held,
+// once there are lookups.
+func (c *Cluster) use(r *resolution) {
+	hosts := resolved(r.lookups)
+	c.setHosts(hosts)
+	if len(hosts) > 0 || r.unasked == 0 {
+		r.begun.Do(func() { close(r.first) })
+	}
+}
+
+// lookUp asks for one name and returns its addresses, the old ones after a
+// failure, and when to ask again.
+func (c *Cluster) lookUp(ctx context.Context, l *lookup) ([]netip.Addr, time.Duration) {
 	if addr, err := netip.ParseAddr(l.host); err == nil {
-		l.due = time.Now().Add(maxDNSRefresh)
-		changed := len(l.addrs) == 0
-		l.addrs = []netip.Addr{addr}
-		return changed
+		return []netip.Addr{addr}, maxDNSRefresh
 	}
 	ask, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
@@ -169,14 +174,11 @@ func (c *Cluster) lookUp(ctx context.Context, l *lookup) bool {
 	c.stats.dnsAttempts.Add(1)
 	if err != nil {
 		c.stats.dnsFailures.Add(1)
-		wait := c.conf.Load().DNSRefresh.D()
-		if wait == 0 {
-			wait = defaultDNSRefresh
-		}
-		l.due = time.Now().Add(wait)
-		return false
+		return l.addrs, c.dnsRefresh()
 	}
-	l.due = time.Now().Add(min(max(ttl, minDNSRefresh), maxDNSRefresh))
+	if len(addrs) == 0 { // what does not exist has no TTL
+		ttl = c.dnsRefresh()
+	}
 	addrs = slices.Clone(addrs)
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	addrs = slices.Compact(addrs)
@@ -189,13 +191,19 @@ func (c *Cluster) lookUp(ctx context.Context, l *lookup) bool {
 		}
 		addrs = []netip.Addr{keep}
 	}
-	changed := !slices.Equal(addrs, l.addrs)
-	l.addrs = addrs
-	return changed
+	return addrs, min(max(ttl, minDNSRefresh), maxDNSRefresh)
+}
+
+// dnsRefresh is how long to wait where no answer says it.
+func (c *Cluster) dnsRefresh() time.Duration {
+	if d := c.conf.Load().DNSRefresh.D(); d > 0 {
+		return d
+	}
+	return defaultDNSRefresh
 }
 
 // resolved makes one endpoint of each address.
-func (c *Cluster) resolved(lookups []*lookup) []*ir.Endpoint {
+func resolved(lookups []*lookup) []*ir.Endpoint {
 	var out []*ir.Endpoint
 	for _, l := range lookups {
 		for _, a := range l.addrs {

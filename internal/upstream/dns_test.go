@@ -110,3 +110,58 @@ func TestLogicalDNS(t *testing.T) {
 		one("10.1.0.3:5432")
 	})
 }
+
+// A name that has no addresses says nothing of how long that holds: it is asked
+// for again after DNSRefresh, not all the time.
+func TestNameWithoutAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &names{list: map[string]answer{"db": {}}}
+		s := New(Options{Resolver: n})
+		defer s.Close()
+		c := put(t, s, ir.Cluster{Type: ir.StrictDNS, DNSRefresh: ir.Duration(60 * time.Second)}, ir.Endpoint{Address: "db:5432"})
+		wait(59 * time.Second)
+		if got := c.stats.dnsAttempts.Value(); got != 1 {
+			t.Errorf("asked %d times in a minute", got)
+		}
+		n.set("db", answer{addrs: addrs("10.1.0.1"), ttl: time.Hour})
+		wait(2 * time.Second)
+		if got := c.Hosts(); len(got) != 1 {
+			t.Errorf("%d hosts once it has an address", len(got))
+		}
+	})
+}
+
+// mute never answers for a name.
+type mute struct {
+	*names
+	name string
+}
+
+func (s mute) Resolve(ctx context.Context, name string) ([]netip.Addr, time.Duration, error) {
+	if name == s.name {
+		<-ctx.Done()
+		return nil, 0, ctx.Err()
+	}
+	return s.names.Resolve(ctx, name)
+}
+
+// A name that nobody answers for costs the cluster's other names nothing, at
+// first or later.
+func TestNamesAreResolvedApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &names{list: map[string]answer{"db": {addrs: addrs("10.1.0.1"), ttl: 2 * time.Second}}}
+		s := New(Options{Resolver: mute{n, "gone"}})
+		defer s.Close()
+		c := put(t, s, ir.Cluster{Type: ir.StrictDNS, DNSRefresh: ir.Duration(time.Second)}, ir.Endpoint{Address: "gone:5432"}, ir.Endpoint{Address: "db:5432"})
+		start := time.Now()
+		h := c.Pick(netip.AddrPort{}, nil, 0)
+		if took := time.Since(start); h == nil || took > 0 {
+			t.Fatalf("host %v after %s", h, took)
+		}
+		n.set("db", answer{addrs: addrs("10.1.0.2"), ttl: 2 * time.Second})
+		wait(3 * time.Second)
+		if h := c.Pick(netip.AddrPort{}, nil, 0); h.Address != "10.1.0.2:5432" {
+			t.Errorf("still at %s when the TTL is over", h.Address)
+		}
+	})
+}

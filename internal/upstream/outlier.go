@@ -106,13 +106,22 @@ func (c *Cluster) eject(h *Host, conf *ir.Outlier) {
 		return
 	}
 	out := h.outlier.Load()
-	out.times++
+	out.lengthen(conf)
 	out.ejections++
 	out.since = time.Now()
 	h.ejected.Store(true)
 	c.stats.ejections.Add(1)
 	c.scheduleReadmission(conf)
 	c.rebuildLocked(all)
+}
+
+// lengthen makes the next ejection one step longer, up to the longest there is:
+// every step more would take an interval in health to come back from.
+func (out *outlier) lengthen(conf *ir.Outlier) {
+	base := conf.BaseEjection.D()
+	if limit := conf.MaxEjection.D(); limit <= 0 || base*time.Duration(out.times) < max(limit, base)+base { // Envoy's condition
+		out.times++
+	}
 }
 
 // ejectionTime grows with the ejections in a row.
@@ -131,6 +140,16 @@ func (c *Cluster) scheduleReadmission(conf *ir.Outlier) {
 		return
 	}
 	c.outliers = time.AfterFunc(max(conf.Interval.D(), time.Millisecond), c.readmit)
+}
+
+// rescheduleReadmission has another interval count for the sweep that is armed.
+func (c *Cluster) rescheduleReadmission(conf *ir.Outlier) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.outliers != nil && c.outliers.Stop() {
+		c.outliers = nil
+		c.scheduleReadmission(conf)
+	}
 }
 
 // readmit is the sweep: a host returns at the first interval after its time is

@@ -111,6 +111,46 @@ func TestReadmission(t *testing.T) {
 	})
 }
 
+// Beyond MaxEjection the multiplier does not grow (Envoy): or a host that was
+// bad for a day would be out for the longest time for another day of health.
+func TestEjectionTimeIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		defer s.Close()
+		c := put(t, s, outlierConf(nil), plain(2)...)
+		h := c.Hosts()[0]
+		for range 50 { // each time as soon as it is back
+			fail(c, h)
+			for h.Ejected() {
+				wait(10 * time.Second)
+			}
+		}
+		wait(120 * time.Second) // twelve intervals in health
+		fail(c, h)
+		wait(41 * time.Second)
+		if h.Ejected() {
+			t.Error("healthy for long, and not out for the base time")
+		}
+	})
+}
+
+// A shorter interval counts at once, also for who is out already.
+func TestIntervalIsEdited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		defer s.Close()
+		c := put(t, s, outlierConf(func(o *ir.Outlier) { o.Interval = ir.Duration(time.Hour) }), plain(2)...)
+		h := c.Hosts()[0]
+		fail(c, h)
+		wait(time.Minute)
+		put(t, s, outlierConf(nil), plain(2)...)
+		wait(11 * time.Second)
+		if h.Ejected() {
+			t.Error("it waits for the old interval")
+		}
+	})
+}
+
 func TestOutlierSwitchedOff(t *testing.T) {
 	s := New(Options{})
 	t.Cleanup(s.Close)

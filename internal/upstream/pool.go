@@ -117,14 +117,14 @@ func carrier(c *Conn, err error) (Carrier, error) {
 	return c, nil
 }
 
-// pooled returns a live idle connection, closing the dead it finds.
+// pooled returns a live idle connection, closing the dead and the old it finds.
 func (c *Cluster) pooled(h *Host, now time.Time, check bool) *Conn {
 	for {
 		conn := h.popIdle()
 		if conn == nil {
 			return nil
 		}
-		if idle := now.Sub(conn.idleSince); (check || idle >= staleAfter) && conn.dead() {
+		if idle := now.Sub(conn.idleSince); (check || idle >= staleAfter) && (conn.aged(now) || conn.dead()) {
 			conn.Close()
 			continue
 		}

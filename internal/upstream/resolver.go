@@ -17,6 +17,7 @@ import (
 // exists because Go's resolver does not tell how long an answer is valid.
 type systemResolver struct {
 	path   string // of resolv.conf
+	port   string // of the servers
 	dialer *net.Dialer
 }
 
@@ -33,7 +34,7 @@ func newSystemResolver(mark int) *systemResolver {
 			return err
 		}
 	}
-	return &systemResolver{path: "/etc/resolv.conf", dialer: d}
+	return &systemResolver{path: "/etc/resolv.conf", port: "53", dialer: d}
 }
 
 // Resolve implements Resolver.
@@ -74,11 +75,13 @@ func (r *systemResolver) both(ctx context.Context, conf *dns.ClientConfig, name 
 	return r.ask(ctx, conf, name, dns.TypeAAAA)
 }
 
+// ask puts one question to one server after the other. Who answers is asked
+// first from then on: one that is down costs its timeout once.
 func (r *systemResolver) ask(ctx context.Context, conf *dns.ClientConfig, name string, kind uint16) ([]netip.Addr, time.Duration, error) {
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), kind)
 	var failed error
-	for _, server := range conf.Servers {
-		address := net.JoinHostPort(server, conf.Port)
+	for i, server := range conf.Servers {
+		address := net.JoinHostPort(server, r.port)
 		client := &dns.Client{Dialer: r.dialer}
 		m, _, err := client.ExchangeContext(ctx, q, address)
 		if err == nil && m.Truncated {
@@ -89,11 +92,13 @@ func (r *systemResolver) ask(ctx context.Context, conf *dns.ClientConfig, name s
 		case err != nil:
 			failed = err
 			continue
-		case m.Rcode == dns.RcodeNameError:
-			return nil, 0, nil
-		case m.Rcode != dns.RcodeSuccess:
+		case m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError:
 			failed = fmt.Errorf("%s: name server %s answers %s", name, server, dns.RcodeToString[m.Rcode])
 			continue
+		}
+		conf.Servers[0], conf.Servers[i] = server, conf.Servers[0]
+		if m.Rcode == dns.RcodeNameError {
+			return nil, 0, nil
 		}
 		addrs, ttl := answers(m)
 		return addrs, ttl, nil
