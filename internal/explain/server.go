@@ -110,6 +110,10 @@ func firstLB(p ir.LBPolicy) ir.LBPolicy {
 
 // inbound follows the callee's sidecar: mutual TLS, then its policies.
 func (q *question) inbound(a *Answer, to *endpoint) {
+	if to.tls != "" && to.tls != "ISTIO_MUTUAL" {
+		q.ownTLS(a, to)
+		return
+	}
 	if !to.workload.Sidecar && !to.workload.Gateway && to.tls == "ISTIO_MUTUAL" {
 		a.step("mtls", to.workload.Name+" has no sidecar, and the caller insists on mutual TLS: the handshake fails", to.from)
 		a.end(503, "UF")
