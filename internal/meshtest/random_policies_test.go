@@ -113,7 +113,7 @@ func (d dice) operationField() (string, []string) {
 
 func (d dice) condition() tree {
 	key := pick(d, "request.headers[x-user]", "request.headers[X-V]", "request.headers[:path]", "request.headers[:method]", "request.headers[:authority]",
-		"request.headers[x-forwarded-proto]", "request.headers[user-agent]", "request.headers[x-request-id]", "request.headers[x-forwarded-for]",
+		"request.headers[x-forwarded-proto]", "request.headers[x-envoy-attempt-count]", "request.headers[x-forwarded-client-cert]", "request.headers[x-forwarded-host]", "request.headers[x-envoy-original-path]", "request.headers[content-length]", "request.headers[user-agent]", "request.headers[x-request-id]", "request.headers[x-forwarded-for]",
 		"source.ip", "remote.ip", "source.namespace", "source.principal", "source.serviceAccount", "destination.ip", "destination.port", "connection.sni",
 		"request.auth.principal", "request.auth.claims[sub]")
 	var values []string
@@ -139,7 +139,7 @@ func (d dice) question() (who string, q *request) {
 	who = pick(d, "web", "web", "ops", "legacy", "worker-v1", "outside", "outside")
 	q = &request{method: pick(d, "GET", "GET", "GET", "POST", "PUT", "OPTIONS"), header: http.Header{}}
 	host := pick(d, "worker.shop", "worker.shop:8000", "worker.shop:8000", "worker.shop.svc.cluster.local:8000", "worker.shop.svc.cluster.local", "stock.back:8000",
-		"stock.back.svc.cluster.local:8000", "legacy.shop", "ext.example", "worker.shop:9", "198.51.100.7")
+		"stock.back.svc.cluster.local:8000", "legacy.shop", "ext.example", "worker.shop:9", "worker.shop:9000", "198.51.100.7")
 	switch who {
 	case "web", "worker-v1", "legacy":
 		host = pick(d, host, host, "worker", "worker:8000")
@@ -149,8 +149,8 @@ func (d dice) question() (who string, q *request) {
 	path := pick(d, "/", "/", "/a", "/a/", "/a/b", "/b", "/A/b", "/a/../b", "/a/./b", "/%61", "/a%2Fb", "/a%2fb", "//a", "/a//b", "/aa", "/a/b/", "/x%20y", "/a;b=c")
 	q.url = "http://" + host + path + pick(d, "", "", "", "?x=1", "?x=1&y=2", "?y=2&x=2&x=1", "?x", "?", "?x=%31")
 	for range d.IntN(4) {
-		name := pick(d, "X-User", "X-User", "X-V", "X-Forwarded-For", "X-Forwarded-Proto", "Authorization", "User-Agent", "X-Request-Id")
-		if add := q.header.Add; name == "Authorization" || name == "User-Agent" {
+		name := pick(d, "X-User", "X-User", "X-V", "X-Forwarded-For", "X-Forwarded-Proto", "Authorization", "User-Agent", "X-Request-Id", "Origin", "Access-Control-Request-Method", "X-Envoy-Attempt-Count")
+		if add := q.header.Add; name == "Authorization" || name == "Origin" || name == "User-Agent" {
 			q.header.Set(name, d.value(name))
 		} else {
 			add(name, d.value(name))
@@ -168,6 +168,10 @@ func (d dice) value(name string) string {
 		return pick(d, "1.2.3.4", "1.2.3.4, 10.244.0.3")
 	case "X-Forwarded-Proto":
 		return pick(d, "http", "https")
+	case "Origin":
+		return pick(d, "https://a.example", "https://b.example")
+	case "Access-Control-Request-Method":
+		return "GET"
 	case "Authorization":
 		return "Bearer " + pick(d, "$ALICE", "$BOB", "$FORGED", "nonsense")
 	}

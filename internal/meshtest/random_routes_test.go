@@ -118,6 +118,12 @@ func (d dice) rule() tree {
 	if d.in(3) {
 		out["headers"] = d.headerOps()
 	}
+	if d.in(8) {
+		out["fault"] = tree{"abort": tree{"httpStatus": 418, "percentage": tree{"value": 100}}}
+	}
+	if d.in(8) {
+		out["corsPolicy"] = tree{"allowOrigins": []tree{d.text("https://a.example", "https://b.example")}, "allowMethods": []string{"GET"}}
+	}
 	if d.in(3) {
 		out["rewrite"] = pick(d, tree{"uri": pick(d, "/", "/a", "/b/")}, tree{"authority": pick(d, "stock", "Worker")},
 			tree{"uri": "/a/b", "authority": "worker:8000"}, tree{"uriRegexRewrite": tree{"match": "^/(a+)", "rewrite": `/b/\1`}})
@@ -228,7 +234,7 @@ func (d dice) path() string {
 
 func (d dice) destinationRule() tree {
 	policy := func() tree {
-		return tree{"tls": tree{"mode": pick(d, "DISABLE", "ISTIO_MUTUAL", "ISTIO_MUTUAL")}}
+		return tree{"tls": tree{"mode": pick(d, "DISABLE", "ISTIO_MUTUAL", "ISTIO_MUTUAL", "SIMPLE")}}
 	}
 	subset := func(version string) tree {
 		out := tree{"name": version, "labels": tree{"version": version}}

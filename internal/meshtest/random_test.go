@@ -170,7 +170,7 @@ func (m *randomMesh) ask(t *testing.T, who string, q *request) (*outcome, string
 	leaves := a.Leaves || slices.ContainsFunc(a.Ends, func(e explain.End) bool { return e.Leaves })
 	refuses := !a.Allowed || slices.ContainsFunc(a.Ends, func(e explain.End) bool { return !e.Allowed })
 	switch {
-	case leaves && out.err != nil: // nobody may be there
+	case leaves && (out.err != nil || out.status == http.StatusServiceUnavailable): // nobody may be there, or not speak TLS
 		return &out, ""
 	case why == "" && !refuses && !leaves && out.instance() == "nobody":
 		why = "explain says that it arrives"
