@@ -19,7 +19,8 @@ import (
 const randomIssuer = "https://corp.example.com"
 
 // randomRequests are asked of each configuration; TULLE_RANDOM says how many
-// configurations there are, TULLE_RANDOM_SEED which is the first.
+// configurations there are for each protocol, TULLE_RANDOM_SEED which is the
+// first.
 const randomRequests = 25
 
 func randomSeeds() (first, n uint64) {
@@ -36,20 +37,26 @@ func randomSeeds() (first, n uint64) {
 // asks explain about each: what it says must be what happened. A disagreement
 // is reported with the least configuration that has it.
 func TestExplainRandom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newRandomMesh(t)
-		defer m.world.close()
-		first, n := randomSeeds()
-		for seed := first; seed < first+n; seed++ {
-			m.try(t, seed)
+	for _, p := range []protocol{overH1, overHTTP2} {
+		t.Run(string(p), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { tryRandom(t, p) })
+		})
+	}
+}
+
+func tryRandom(t *testing.T, p protocol) {
+	m := newRandomMesh(t, p)
+	defer m.world.close()
+	first, n := randomSeeds()
+	for seed := first; seed < first+n; seed++ {
+		m.try(t, seed)
+	}
+	t.Logf("%d requests: %v", n*randomRequests, m.seen)
+	for _, what := range []string{"reached", "301", "403", "404", "503", "nothing"} {
+		if n >= 30 && m.seen[what] == 0 {
+			t.Errorf("none of the requests ended with %s: the generator proves less than it should", what)
 		}
-		t.Logf("%d requests: %v", n*randomRequests, m.seen)
-		for _, what := range []string{"reached", "301", "403", "404", "503", "nothing"} {
-			if n >= 30 && m.seen[what] == 0 {
-				t.Errorf("none of the requests ended with %s: the generator proves less than it should", what)
-			}
-		}
-	})
+	}
 }
 
 type randomMesh struct {
@@ -59,8 +66,8 @@ type randomMesh struct {
 	seen   map[string]int // how requests ended
 }
 
-func newRandomMesh(t *testing.T) *randomMesh {
-	w, err := newWorld(overH1)
+func newRandomMesh(t *testing.T, p protocol) *randomMesh {
+	w, err := newWorld(p)
 	if err != nil {
 		t.Fatal(err)
 	}
