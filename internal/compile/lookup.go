@@ -22,6 +22,9 @@ func (x *Index) Instances(host, namespace string, port uint16) (out []Instance, 
 		return nil, s.entry == nil
 	}
 	for w, n := range s.behind(p) {
+		if s.headless { // its name is the instances' addresses: no port is translated
+			n = port
+		}
 		if n != 0 && w.Ready {
 			out = append(out, Instance{w, n})
 		}

@@ -70,8 +70,12 @@ func (q *question) original(a *Answer, c *ir.Cluster) []*endpoint {
 	instances, translated := q.index.Instances(q.host, q.from.Namespace, q.port)
 	switch {
 	case c.Type == ir.OriginalDst && translated && instances != nil:
-		a.step("cluster", c.Name+": to the address that the caller connected to, an instance of "+q.host+", in plaintext", c.Origin)
-		return plaintext(instances)
+		a.step("cluster", c.Name+": to the address that the caller connected to, an instance of "+q.host, c.Origin)
+		targets := plaintext(instances)
+		for _, e := range targets {
+			e.secure(c, false) // what such an address accepts is not known beforehand
+		}
+		return targets
 	case c.Name == ir.PassthroughCluster:
 		a.leave("cluster", c.Name+": outside the mesh"+q.unheardOf(), c.Origin)
 	default:
@@ -89,16 +93,20 @@ func (q *question) endpoint(c *ir.Cluster, p *ir.Endpoint) *endpoint {
 	if err != nil || target == nil {
 		return nil
 	}
-	e := &endpoint{workload: target, address: addr, mtls: c.TLS != nil || c.AutoTLS != nil && p.TLS}
-	if c.TLS != nil {
-		e.tls, e.from = c.TLS.Mode, first(c.TLS.Origin, c.PolicyFrom)
-	}
-	for _, tls := range []*ir.UpstreamTLS{c.TLS, c.AutoTLS} {
-		if e.mtls && tls != nil && e.sni == "" {
-			e.sni = tls.SNI
-		}
-	}
+	e := &endpoint{workload: target, address: addr}
+	e.secure(c, p.TLS)
 	return e
+}
+
+// secure notes how a cluster's connections are encrypted; accepts: the endpoint
+// is known to take the mesh's mutual TLS.
+func (e *endpoint) secure(c *ir.Cluster, accepts bool) {
+	switch {
+	case c.TLS != nil:
+		e.mtls, e.sni, e.tls, e.from = true, c.TLS.SNI, c.TLS.Mode, first(c.TLS.Origin, c.PolicyFrom)
+	case c.AutoTLS != nil && accepts:
+		e.mtls, e.sni = true, c.AutoTLS.SNI
+	}
 }
 
 func firstLB(p ir.LBPolicy) ir.LBPolicy {
