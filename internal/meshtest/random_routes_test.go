@@ -31,7 +31,7 @@ func (d dice) namespace() string { return pick(d, "shop", "shop", "back", "istio
 
 // host is a destination as configuration in any namespace may write it.
 func (d dice) host() string {
-	return pick(d, "worker.shop.svc.cluster.local", "worker.shop.svc.cluster.local", "worker", "stock.back.svc.cluster.local", "legacy.shop.svc.cluster.local", "ext.example")
+	return pick(d, "worker.shop.svc.cluster.local", "worker.shop.svc.cluster.local", "worker", "each.shop.svc.cluster.local", "nobody.shop.svc.cluster.local", "stock.back.svc.cluster.local", "legacy.shop.svc.cluster.local", "ext.example")
 }
 
 func (d dice) exportTo(spec tree) tree {
@@ -58,6 +58,18 @@ func (d dice) routing(i int) tree {
 		"ports":     []tree{{"number": 80, "name": pick(d, "http", "http", "tcp"), "protocol": pick(d, "HTTP", "HTTP", "TCP")}},
 		"endpoints": []tree{{"address": externalAddress}},
 	}))
+}
+
+// mesh is a MeshConfig.
+func (d dice) mesh() tree {
+	text := "accessLogFile: /dev/stdout\npathNormalization: {normalization: " + pick(d, "BASE", "NONE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES") + "}\n"
+	if d.in(3) {
+		text += "outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n"
+	}
+	if d.in(6) {
+		text += "defaultConfig: {gatewayTopology: {numTrustedProxies: 1}}\n"
+	}
+	return tree{"apiVersion": "v1", "kind": "ConfigMap", "metadata": tree{"namespace": "istio-system", "name": "istio"}, "data": tree{"mesh": text}}
 }
 
 func (d dice) gateway() tree {
@@ -152,6 +164,8 @@ func (d dice) destination() tree {
 	host := d.host()
 	out := tree{"host": host, "port": tree{"number": 80}}
 	switch {
+	case host == "each.shop.svc.cluster.local":
+		out["port"] = tree{"number": 8080}
 	case host == "stock.back.svc.cluster.local":
 		out["port"] = tree{"number": 8000}
 	case host != "ext.example" && d.in(2):

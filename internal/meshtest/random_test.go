@@ -95,7 +95,7 @@ func newRandomMesh(t *testing.T, p protocol) *randomMesh {
 func (m *randomMesh) try(t *testing.T, seed uint64) {
 	t.Helper()
 	d := dice{rand.New(rand.NewPCG(seed, 1))}
-	objects := []tree{d.gateway()}
+	objects := []tree{d.mesh(), d.gateway()}
 	for i := range 1 + d.IntN(6) {
 		objects = append(objects, d.routing(i))
 	}
@@ -133,7 +133,7 @@ func (m *randomMesh) try(t *testing.T, seed uint64) {
 }
 
 func (m *randomMesh) configure(objects []tree) error {
-	m.world.docs = append(m.base[:len(m.base):len(m.base)], identify(document{file: "mesh.yaml", line: 1, text: defaultMesh}))
+	m.world.docs = m.base[:len(m.base):len(m.base)]
 	for i, o := range objects {
 		m.world.docs = append(m.world.docs, identify(document{file: fmt.Sprintf("random-%d.yaml", i), line: 1, text: written([]tree{o})}))
 	}
