@@ -23,7 +23,9 @@ func explainCommand() *cobra.Command {
 		Long: `Explain follows a request through the configuration in force, with the code
 that decides on live traffic, and names each decision with its file and line
 and what did not match before. It sends nothing, but for asking an external
-authorizer. Exit code 3: the request would be refused.`,
+authorizer. Exit code 3: the request would be refused; where that depends on
+which destination or version it is sent to, each of the ends is listed, and the
+first one counts.`,
 		Example: `  tulle explain --from web --to worker:8000 --path /api/jobs
   tulle explain --from web --to http://worker:8000/api/jobs
   tulle explain --from istio-ingressgateway --to localhost --path /api/jobs -H "Authorization: Bearer $TOKEN"
@@ -36,6 +38,7 @@ authorizer. Exit code 3: the request would be refused.`,
 	f.StringVar(&q.To, "to", "", "host and port, or an http URL, as the caller writes them (default port: the service's only one, else 80)")
 	f.StringVarP(&q.Method, "method", "X", "GET", "HTTP method")
 	f.StringVar(&q.Path, "path", "/", "path, with query")
+	f.StringVar(&q.Address, "address", "", "IP address of who calls a gateway (default: not known; policies that ask for one do not match)")
 	f.StringArrayVarP(&headers, "header", "H", nil, "'Name: value' (may be repeated)")
 	_ = c.RegisterFlagCompletionFunc("from", completeWorkloads) // the flag exists
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -100,21 +103,28 @@ func writeAnswer(w io.Writer, a *explain.Answer) error {
 			fmt.Fprintf(w, "   %-10s not %s: %s%s\n", "", m.What, m.Why, at(place(m.Origin)))
 		}
 	}
-	switch {
-	case a.Leaves:
-		fmt.Fprintln(w, "=> the request leaves the mesh: whether anybody answers is not known here")
-	case a.Allowed:
-		fmt.Fprintln(w, "=> the request reaches the application")
-	case a.Status == 0:
-		fmt.Fprintln(w, "=> the connection is closed")
-	default:
-		flag := ""
-		if a.Flag != "" {
-			flag = ", response flag " + a.Flag
-		}
-		fmt.Fprintf(w, "=> answered by the mesh: %d%s\n", a.Status, flag)
+	for _, e := range a.Ends {
+		fmt.Fprintf(w, "=> at %s: %s\n", e.At, verdict(e))
+	}
+	if a.Ends == nil {
+		fmt.Fprintf(w, "=> %s\n", verdict(explain.End{Allowed: a.Allowed, Leaves: a.Leaves, Status: a.Status, Flag: a.Flag}))
 	}
 	return nil
+}
+
+// verdict is what comes of a request, in one line.
+func verdict(e explain.End) string {
+	switch {
+	case e.Leaves:
+		return "the request leaves the mesh: whether anybody answers is not known here"
+	case e.Allowed:
+		return "the request reaches the application"
+	case e.Status == 0:
+		return "the connection is closed"
+	case e.Flag != "":
+		return fmt.Sprintf("answered by the mesh: %d, response flag %s", e.Status, e.Flag)
+	}
+	return fmt.Sprintf("answered by the mesh: %d", e.Status)
 }
 
 func at(place string) string {

@@ -108,9 +108,10 @@ func (x *Index) ServicePorts(host, namespace string) []uint16 {
 	return out
 }
 
-// ServiceAddress is the service's own address; the zero Addr when it has none.
+// ServiceAddress is the service's own address; the zero Addr when it has none,
+// or one that only a sidecar's name server answers with.
 func (x *Index) ServiceAddress(host, namespace string) netip.Addr {
-	if s := x.serviceFor(host, namespace); s != nil {
+	if s := x.serviceFor(host, namespace); s != nil && !s.allocated {
 		return s.vip
 	}
 	return netip.Addr{}

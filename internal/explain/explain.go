@@ -27,6 +27,9 @@ type Question struct {
 	Method  string            `json:"method,omitempty"`  // default GET
 	Path    string            `json:"path,omitempty"`    // default /; may have a query
 	Headers map[string]string `json:"headers,omitempty"` // names in any case
+	// Address is the IP of who calls a gateway; default: not known, and nothing
+	// that asks for addresses matches.
+	Address string `json:"address,omitempty"`
 }
 
 // Step is one decision on the way.
@@ -53,7 +56,10 @@ type Answer struct {
 	// DryRun is "allow" or "deny": the verdict were the dry-run policies live;
 	// "" without such policies.
 	DryRun string `json:"dryRun,omitempty"`
-	Steps  []Step `json:"steps"`
+	// Ends are all that may come of the request, where that depends on which of
+	// several destinations or workloads it is sent to; the first is the one above.
+	Ends  []End  `json:"ends,omitempty"`
+	Steps []Step `json:"steps"`
 }
 
 func (a *Answer) step(name, outcome string, origin ir.Origin, missed ...Missed) {
@@ -86,18 +92,29 @@ func Explain(x *compile.Index, q Question, ask Ask) (*Answer, error) {
 		return nil, fmt.Errorf("path %q: want one that begins with /", q.Path)
 	}
 	e := &question{Question: q, index: x, from: from, ask: ask}
+	if q.Address != "" {
+		var err error
+		if e.client, err = netip.ParseAddr(q.Address); err != nil {
+			return nil, fmt.Errorf("address %q: want an IP address", q.Address)
+		}
+	}
 	return e.answer()
 }
 
 type question struct {
 	Question
-	index *compile.Index
-	from  *resource.Workload
-	ask   Ask
-	sent  sent         // what leaves the caller's proxy
-	token *authz.Token // that the last proxy verified
-	host  string       // where the caller connects to
-	port  uint16
+	index  *compile.Index
+	from   *resource.Workload
+	ask    Ask
+	sent   sent         // what leaves the caller's proxy
+	token  *authz.Token // that the last proxy verified
+	host   string       // where the caller connects to
+	port   uint16
+	route  *route.Route // that was taken; nil: no HTTP route
+	path   string       // normalized, as the route found it
+	query  string       // with its "?"
+	opaque bool         // the caller's proxy passes bytes on, and answers nothing
+	client netip.Addr   // outside, of a gateway; zero: not known
 }
 
 // fields is the headers of the question (route.Headers, authz.Headers).
@@ -134,16 +151,7 @@ func (q *question) answer() (*Answer, error) {
 	if clusters == nil || err != nil {
 		return a, err
 	}
-	for i, w := range clusters {
-		if i > 0 && len(clusters) > 1 {
-			continue // the others differ in their endpoints only; the route step names them
-		}
-		target := q.endpoints(a, snapshot, w)
-		if target == nil {
-			return a, nil
-		}
-		q.inbound(a, target)
-	}
+	q.ends(a, snapshot, clusters)
 	return a, nil
 }
 
@@ -177,10 +185,7 @@ func (q *question) destination(s *ir.Snapshot) (string, uint16, error) {
 
 // outbound follows the caller's proxy: listener, then route or TCP.
 func (q *question) outbound(a *Answer, s *ir.Snapshot, host string, port uint16) ([]ir.WeightedCluster, error) {
-	vip := q.index.ServiceAddress(host, q.from.Namespace)
-	if a, err := netip.ParseAddr(host); err == nil {
-		vip = a
-	}
+	vip := q.address(s, host)
 	l := listener(s, vip, port)
 	if l == nil {
 		if q.from.Gateway {
@@ -201,30 +206,17 @@ func (q *question) outbound(a *Answer, s *ir.Snapshot, host string, port uint16)
 	case c.TCP != nil:
 		a.step("route", "TCP to "+names(c.TCP.Clusters), c.Origin)
 		return c.TCP.Clusters, nil
-	case !upgradable(a, q.Headers, c), q.from.Gateway && !q.enter(a, c, port):
+	case !upgradable(a, q.Headers, c):
 		return nil, nil
 	}
-	return q.route(a, s, c.HTTP, host, port)
-}
-
-// listener finds what takes a connection, as virtualOutbound hands it over.
-func listener(s *ir.Snapshot, vip netip.Addr, port uint16) *ir.Listener {
-	var wildcard *ir.Listener
-	for _, l := range s.Listeners {
-		if l.Direction != ir.Outbound || l.Address.Port() != port || l.DNS != nil || l.UseOriginalDst || len(l.Chains) == 0 && l.Default == nil {
-			continue
-		}
-		if l.Address.Addr() == vip {
-			return l
-		}
-		if l.Address.Addr().IsUnspecified() {
-			wildcard = l
-		}
+	q.sent.stamp(c, q.client)
+	if q.from.Gateway && !q.enter(a, c, port) {
+		return nil, nil
 	}
-	return wildcard
+	return q.routed(a, s, c.HTTP, host, port)
 }
 
-func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, port uint16) ([]ir.WeightedCluster, error) {
+func (q *question) routed(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, port uint16) ([]ir.WeightedCluster, error) {
 	table := s.RouteTable(h.RouteTable)
 	if table == nil {
 		return nil, fmt.Errorf("route table %s is missing", h.RouteTable)
@@ -233,12 +225,12 @@ func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, por
 	if err != nil {
 		return nil, err
 	}
-	path, query, _ := strings.Cut(q.sent.path, "?")
+	path, query := cutQuery(q.sent.path)
 	if normal, err := route.NormalizePath(h.PathNormalization, path); err == nil {
 		path = normal
 	}
 	authority := q.sent.host
-	request := &route.Request{Method: q.Method, Scheme: "http", Host: authority, Path: path, Query: query, Headers: q.sent.headers}
+	request := &route.Request{Method: q.Method, Scheme: q.sent.scheme, Host: authority, Path: path, Query: strings.TrimPrefix(query, "?"), Headers: q.sent.headers}
 	if q.token != nil {
 		request.Claims = q.token
 	}
@@ -263,6 +255,14 @@ func (q *question) route(a *Answer, s *ir.Snapshot, h *ir.HTTP, host string, por
 		return nil, nil
 	}
 	return q.act(a, taken, authority, path, query, missed), nil
+}
+
+// cutQuery parts a path from its query, which keeps its "?".
+func cutQuery(path string) (string, string) {
+	if i := strings.IndexByte(path, '?'); i >= 0 {
+		return path[:i], path[i:]
+	}
+	return path, ""
 }
 
 func names(list []ir.WeightedCluster) string {

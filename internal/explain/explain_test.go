@@ -66,6 +66,32 @@ spec:
   clusterIP: 10.96.0.3
   selector: {app: worker}
   ports: [{name: grpc, port: 50051}, {name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: legacy, namespace: shop}
+spec:
+  clusterIP: 10.96.0.4
+  selector: {app: legacy}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: legacy, namespace: shop}
+spec: {host: legacy, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: own, namespace: shop}
+spec:
+  clusterIP: 10.96.0.5
+  selector: {app: worker}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp, port: 81, targetPort: 7000}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: own, namespace: shop}
+spec: {host: own, trafficPolicy: {tls: {mode: SIMPLE}}}
 `
 
 func ask(t *testing.T, q Question) string {
@@ -74,9 +100,9 @@ func ask(t *testing.T, q Question) string {
 	for _, p := range problems {
 		t.Fatal(p)
 	}
-	for i, name := range []string{"web", "worker"} {
+	for i, name := range []string{"web", "worker", "legacy"} {
 		set.Workloads = append(set.Workloads, &resource.Workload{Name: name + "-0", Namespace: "shop", Owner: name, Labels: map[string]string{"app": name},
-			Address: netip.AddrFrom4([4]byte{10, 244, 0, byte(i + 1)}), Ready: true, Sidecar: true, ServiceAccount: "default"})
+			Address: netip.AddrFrom4([4]byte{10, 244, 0, byte(i + 1)}), Ready: true, Sidecar: name != "legacy", ServiceAccount: "default"})
 	}
 	q.From = "web"
 	a, err := Explain(compile.Prepare(set), q, nil)
@@ -118,6 +144,12 @@ func TestRouteSteps(t *testing.T) {
 			"route: no service listens on port 9999: passed through as bytes; service worker has no port 9999, only [8000 9443]", "leaves true"}},
 		"a name that is not there": {Question{To: "wroker:8000"}, []string{
 			"cluster: PassthroughCluster: outside the mesh; no service or ServiceEntry is called wroker", "leaves true"}},
+		"mutual TLS with nobody": {Question{To: "legacy"}, []string{
+			"mtls: legacy-0 has no sidecar, and the caller insists on mutual TLS: the handshake fails [69]", "=> false 503 UF"}},
+		"own TLS with a sidecar": {Question{To: "own:80"}, []string{
+			"mtls: worker-0's sidecar takes mutual TLS of the mesh only, and the caller uses TLS of its own (SIMPLE): the handshake fails [82]", "=> false 503 UF"}},
+		"own TLS with an application": {Question{To: "own:81"}, []string{
+			"mtls: the caller uses TLS of its own (SIMPLE), which passes through as it is: whether the application speaks it is not known [82]", "=> true", "leaves true"}},
 		"an address outside":                       {Question{To: "192.0.2.1:8000"}, []string{"cluster: PassthroughCluster: outside the mesh [0]", "leaves true"}},
 		"of several ports the one of HTTP":         {Question{To: "shop"}, []string{"to outbound|80||shop.shop.svc.cluster.local", "leaves false"}},
 		"defaults":                                 {Question{To: "worker:8000", Path: "/jobs/1"}, []string{"retriable-status-codes, the default of Istio (latest) [0]"}},

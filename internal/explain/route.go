@@ -31,7 +31,7 @@ func (q *question) act(a *Answer, r *route.Route, authority, path, query string,
 	for _, m := range r.Forward.Mirrors {
 		a.step("mirror", fmt.Sprintf("%s of the requests are copied to %s; its answers are thrown away", m.Share, m.Cluster), m.Origin)
 	}
-	q.sent.follow(r, path, query)
+	q.route, q.path, q.query = r, path, query
 	if p := r.Forward.Retry; p != nil && p.Attempts > 0 {
 		a.step("retry", retries(p)+q.defaults(p), first(p.Origin, q.versionOrigin()))
 	}
@@ -50,12 +50,9 @@ func (q *question) rivals(vh *ir.VirtualHost) []Missed {
 
 // outcome is the route's action in one line.
 func (q *question) outcome(r *route.Route, authority, path, query string) string {
-	if query != "" {
-		query = "?" + query
-	}
 	switch {
 	case r.Redirect != nil:
-		return fmt.Sprintf("route %s redirects (%d) to %s", r.Name, r.Redirect.Code, r.Location("http", authority, path, query))
+		return fmt.Sprintf("route %s redirects (%d) to %s", r.Name, r.Redirect.Code, r.Location(q.sent.scheme, authority, path, query))
 	case r.Direct != nil:
 		return fmt.Sprintf("route %s is answered with %d", r.Name, r.Direct.Status)
 	}

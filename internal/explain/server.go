@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/tulle-mesh/tulle/internal/authz"
 	"github.com/tulle-mesh/tulle/internal/ir"
@@ -16,69 +15,98 @@ import (
 type endpoint struct {
 	workload *resource.Workload
 	address  netip.AddrPort
-	mtls     bool   // the caller's proxy uses mutual TLS
-	sni      string // the server name that it then sends
+	mtls     bool      // the caller's proxy uses mutual TLS
+	sni      string    // the server name that it then sends
+	tls      string    // mode of a DestinationRule's TLS; "" for none
+	from     ir.Origin // of the mode
 }
 
-// endpoints says which instances may be picked; all are alike to the policies
-// of their workload, so that one of them stands for all.
-func (q *question) endpoints(a *Answer, s *ir.Snapshot, w ir.WeightedCluster) *endpoint {
+// endpoints says which instances may be picked, one of each workload; nil when
+// the way ends here.
+func (q *question) endpoints(a *Answer, s *ir.Snapshot, w *ir.WeightedCluster) []*endpoint {
 	c := s.Cluster(w.Name)
 	if c == nil {
 		a.step("cluster", "cluster "+w.Name+" does not exist", w.Origin)
 		a.end(503, "NC")
 		return nil
 	}
-	if w, at := q.index.Instance(q.host, q.from.Namespace, q.port); c.Type == ir.OriginalDst && w != nil {
-		a.step("cluster", c.Name+": to the address that the caller connected to, an instance of "+q.host+", in plaintext", c.Origin)
-		return &endpoint{workload: w, address: netip.AddrPortFrom(w.Address, at)}
-	}
 	if c.Type == ir.OriginalDst || c.Name == ir.BlackHoleCluster {
-		if c.Name == ir.PassthroughCluster {
-			a.leave("cluster", c.Name+": outside the mesh"+q.unheardOf(), c.Origin)
-			return nil
-		}
-		a.step("cluster", c.Name+": outside the mesh", c.Origin)
-		a.Allowed = c.Name != ir.BlackHoleCluster
-		a.Leaves = a.Allowed
-		return nil
+		return q.original(a, c)
 	}
 	set := c.Endpoints
 	if c.Type == ir.EDS {
 		set = s.EndpointSet(c.Name)
 	}
-	var pick *ir.Endpoint
+	var picks []*ir.Endpoint
 	var ready []string
 	if set != nil {
 		for i := range set.Endpoints {
 			if e := &set.Endpoints[i]; e.Health == ir.Healthy {
-				ready = append(ready, e.Workload.Instance)
-				if pick == nil {
-					pick = e
-				}
+				ready, picks = append(ready, e.Workload.Instance), append(picks, e)
 			}
 		}
 	}
 	origin := first(c.SubsetFrom, c.PolicyFrom, c.Origin)
-	if pick == nil {
+	if picks == nil {
 		a.step("cluster", c.Name+" has no endpoint that is ready", origin)
 		a.end(503, "UH")
 		return nil
 	}
 	a.step("cluster", fmt.Sprintf("%s, one of %s by %s", c.Name, strings.Join(ready, ", "), firstLB(c.LB)), origin)
-	addr, err := netip.ParseAddrPort(pick.Address)
-	target := q.index.Workload(pick.Workload.Instance + "." + pick.Workload.Namespace)
-	if err != nil || target == nil {
-		a.leave("mtls", pick.Address+" is not a workload of this mesh", c.Origin)
-		return nil
-	}
-	e := &endpoint{workload: target, address: addr, mtls: c.TLS != nil || c.AutoTLS != nil && pick.TLS}
-	for _, tls := range []*ir.UpstreamTLS{c.TLS, c.AutoTLS} {
-		if e.mtls && tls != nil && e.sni == "" {
-			e.sni = tls.SNI
+	var all []*endpoint
+	for _, p := range picks {
+		if e := q.endpoint(c, p); e != nil {
+			all = append(all, e)
 		}
 	}
+	if all == nil {
+		a.leave("mtls", picks[0].Address+" is not a workload of this mesh", c.Origin)
+	}
+	return workloads(all)
+}
+
+// original is the address that the caller connected to.
+func (q *question) original(a *Answer, c *ir.Cluster) []*endpoint {
+	instances, translated := q.index.Instances(q.host, q.from.Namespace, q.port)
+	switch {
+	case c.Type == ir.OriginalDst && translated && instances != nil:
+		a.step("cluster", c.Name+": to the address that the caller connected to, an instance of "+q.host, c.Origin)
+		targets := plaintext(instances)
+		for _, e := range targets {
+			e.secure(c, false) // what such an address accepts is not known beforehand
+		}
+		return targets
+	case c.Name == ir.PassthroughCluster:
+		a.leave("cluster", c.Name+": outside the mesh"+q.unheardOf(), c.Origin)
+	default:
+		a.step("cluster", c.Name+": outside the mesh", c.Origin)
+		a.Allowed = c.Name != ir.BlackHoleCluster
+		a.Leaves = a.Allowed
+	}
+	return nil
+}
+
+// endpoint is the workload at an endpoint; nil for what is none of this mesh.
+func (q *question) endpoint(c *ir.Cluster, p *ir.Endpoint) *endpoint {
+	addr, err := netip.ParseAddrPort(p.Address)
+	target := q.index.Workload(p.Workload.Instance + "." + p.Workload.Namespace)
+	if err != nil || target == nil {
+		return nil
+	}
+	e := &endpoint{workload: target, address: addr}
+	e.secure(c, p.TLS)
 	return e
+}
+
+// secure notes how a cluster's connections are encrypted; accepts: the endpoint
+// is known to take the mesh's mutual TLS.
+func (e *endpoint) secure(c *ir.Cluster, accepts bool) {
+	switch {
+	case c.TLS != nil:
+		e.mtls, e.sni, e.tls, e.from = true, c.TLS.SNI, c.TLS.Mode, first(c.TLS.Origin, c.PolicyFrom)
+	case c.AutoTLS != nil && accepts:
+		e.mtls, e.sni = true, c.AutoTLS.SNI
+	}
 }
 
 func firstLB(p ir.LBPolicy) ir.LBPolicy {
@@ -90,6 +118,15 @@ func firstLB(p ir.LBPolicy) ir.LBPolicy {
 
 // inbound follows the callee's sidecar: mutual TLS, then its policies.
 func (q *question) inbound(a *Answer, to *endpoint) {
+	if to.tls != "" && to.tls != "ISTIO_MUTUAL" {
+		q.ownTLS(a, to)
+		return
+	}
+	if !to.workload.Sidecar && !to.workload.Gateway && to.tls == "ISTIO_MUTUAL" {
+		a.step("mtls", to.workload.Name+" has no sidecar, and the caller insists on mutual TLS: the handshake fails", to.from)
+		a.end(503, "UF")
+		return
+	}
 	if !to.workload.Sidecar {
 		a.step("mtls", to.workload.Name+" has no sidecar: plaintext, and nothing is checked", ir.Origin{})
 		a.Allowed = true
@@ -106,7 +143,10 @@ func (q *question) inbound(a *Answer, to *endpoint) {
 		a.step("mtls", fmt.Sprintf("%s: the caller proves %s", mode, principal), origin)
 	case mode == "STRICT":
 		a.step("mtls", "STRICT, and the caller sends plaintext: the connection is reset", origin)
-		if q.from.Sidecar || q.from.Gateway {
+		switch {
+		case q.opaque:
+			a.end(0, "UC")
+		case q.from.Sidecar || q.from.Gateway:
 			a.end(503, "UC") // what its own proxy makes of it
 		}
 		return
@@ -121,6 +161,9 @@ func (q *question) inbound(a *Answer, to *endpoint) {
 	}
 	if chain.HTTP != nil && !upgradable(a, q.Headers, chain) {
 		return
+	}
+	if chain.HTTP != nil {
+		q.sent.stamp(chain, netip.Addr{})
 	}
 	q.authorize(a, chain, netip.AddrPortFrom(to.workload.Address, to.address.Port()), q.from.Address, to, principal)
 }
@@ -160,10 +203,8 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 		in.SNI = to.sni
 	}
 	if c.HTTP != nil {
-		path, query, asked := strings.Cut(q.sent.path, "?")
-		if asked {
-			in.Query = "?" + query
-		}
+		path, query := cutQuery(q.sent.path)
+		in.Query = query
 		normal, err := route.NormalizePath(c.HTTP.PathNormalization, path)
 		if err != nil {
 			a.step("authorize", fmt.Sprintf("the path %s cannot be normalized without ambiguity", path), ir.Origin{})
@@ -173,10 +214,12 @@ func (q *question) authorize(a *Answer, c *ir.FilterChain, local netip.AddrPort,
 		in.HTTP, in.Host, in.Method, in.Path, in.Headers = true, q.sent.host, q.Method, normal, q.sent.headers
 		if xff, ok := q.sent.headers.Get("x-forwarded-for"); ok {
 			switch hops := c.HTTP.TrustedHops; {
+			case to != nil && q.from.Gateway && !q.client.IsValid():
+				in.RemoteIP = q.client // the gateway's word, which the question does not have
 			case to != nil:
 				in.RemoteIP = authz.RemoteIP(source, xff, 0)
 			case hops > 0: // a gateway believes as many proxies before it, and nobody's word else
-				in.RemoteIP = authz.RemoteIP(source, xff, hops-1)
+				in.RemoteIP = authz.RemoteIP(source, xff, hops)
 			}
 		}
 	}
@@ -240,57 +283,4 @@ func external(d *authz.Decision, filters []ir.Filter) string {
 		return " (provider " + d.Provider + " said yes)"
 	}
 	return " (provider " + d.Provider + " said no)"
-}
-
-// asker asks the external authorizer for real, if there is a way to it.
-type asker struct {
-	q         *question
-	to        *endpoint
-	principal string
-}
-
-// Ask implements authz.Asker.
-func (k *asker) Ask(f *ir.ExtAuthz) authz.Verdict {
-	q := k.q
-	if q.ask == nil {
-		return authz.Verdict{Err: fmt.Errorf("cannot be asked from here; explain where the mesh runs")}
-	}
-	workload, port := k.authorizer(f)
-	if workload == "" && f.Rego == nil {
-		return authz.Verdict{Err: fmt.Errorf("%s has no endpoint that is ready", f.Cluster)}
-	}
-	local, asks := netip.AddrPort{}, q.from
-	if k.to != nil {
-		local, asks = k.to.address, k.to.workload
-	}
-	return q.ask(workload, port, f, &authz.External{
-		Provider: f.Provider, HTTP: true, Method: q.Method, Path: q.sent.path, Host: q.sent.host, Scheme: "http", Protocol: "HTTP/1.1",
-		SourceAddress: netip.AddrPortFrom(q.from.Address, 0), DestinationAddress: local,
-		SourcePrincipal: k.principal, DestinationPrincipal: q.index.Node(asks).Principal(), Time: time.Now(),
-		Headers: func(yield func(string, string) bool) {
-			for name, value := range q.sent.headers {
-				if !yield(strings.ToLower(name), value) {
-					return
-				}
-			}
-		},
-	})
-}
-
-// authorizer is one ready instance behind the provider's cluster.
-func (k *asker) authorizer(f *ir.ExtAuthz) (string, uint16) {
-	asks := k.q.from // a gateway's own policies
-	if k.to != nil {
-		asks = k.to.workload
-	}
-	set := k.q.index.Snapshot(k.q.index.Node(asks)).EndpointSet(f.Cluster)
-	if set == nil {
-		return "", 0
-	}
-	for _, e := range set.Endpoints {
-		if addr, err := netip.ParseAddrPort(e.Address); err == nil && e.Health == ir.Healthy {
-			return e.Workload.Instance + "." + e.Workload.Namespace, addr.Port()
-		}
-	}
-	return "", 0
 }

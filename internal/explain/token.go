@@ -22,10 +22,7 @@ func (k *asker) Authenticate(f *ir.JWT) (*authz.Token, *authz.Refusal) {
 	for name, value := range sent.headers {
 		h.Add(strings.ToLower(name), value)
 	}
-	path, query, found := strings.Cut(sent.path, "?")
-	if found {
-		query = "?" + query
-	}
+	path, query := cutQuery(sent.path)
 	r := jwt.Request{Method: k.q.Method, Query: query, Fields: h, Time: time.Now()}
 	token, refused := filter.Check(&r)
 	sent.path, sent.headers = path+r.Query, fields{}

@@ -1,8 +1,8 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -17,25 +17,21 @@ import (
 type sent struct {
 	host    string
 	path    string // with query
+	scheme  string
 	headers fields
 }
 
-// follow applies what a route does to a request; path is the normalized one.
-func (s *sent) follow(r *route.Route, path, query string) {
+// follow applies what a route does to a request that goes to one of its
+// clusters, whose operations come first; path is the normalized one,
+// query has its "?".
+func (s *sent) follow(r *route.Route, w *ir.WeightedCluster, path, query string) {
 	f := r.Forward
 	if f.PrefixRewrite != "" || f.RegexRewrite != nil {
 		path = r.RewritePath(path)
 	}
-	if s.path = path; query != "" {
-		s.path += "?" + query
-	}
-	if f.HostRewrite != "" {
-		s.host = f.HostRewrite
-	}
-	if len(f.Clusters) == 1 { // of several, each may do something else
-		s.headers = s.headers.edited(&f.Clusters[0].Request)
-	}
-	s.headers = s.headers.edited(&r.Request)
+	s.path = path + query
+	s.host = cmp.Or(f.HostRewrite, w.HostRewrite, s.host)
+	s.headers = s.headers.edited(&w.Request).edited(&r.Request)
 }
 
 // edited is a copy with header operations applied: remove, set, add.
@@ -43,10 +39,7 @@ func (f fields) edited(ops *ir.HeaderOps) fields {
 	if ops.IsZero() {
 		return f
 	}
-	out := fields{}
-	for name, v := range f {
-		out[strings.ToLower(name)] = v
-	}
+	out := f.own()
 	for _, name := range ops.Remove {
 		delete(out, strings.ToLower(name))
 	}
@@ -60,7 +53,43 @@ func (f fields) edited(ops *ir.HeaderOps) fields {
 			out[h.Name] = h.Value
 		}
 	}
-	return maps.Clone(out)
+	return out
+}
+
+// address is what the caller connects to: it looks host up with its sidecar's
+// name server, if that is in use; the zero Addr for what only other servers know.
+func (q *question) address(s *ir.Snapshot, host string) netip.Addr {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a
+	}
+	for _, l := range s.Listeners {
+		if l.DNS == nil {
+			continue
+		}
+		for _, n := range l.DNS.Names {
+			if n.Host == host && len(n.Addresses) > 0 {
+				return n.Addresses[0]
+			}
+		}
+	}
+	return q.index.ServiceAddress(host, q.from.Namespace)
+}
+
+// listener finds what takes a connection, as virtualOutbound hands it over.
+func listener(s *ir.Snapshot, vip netip.Addr, port uint16) *ir.Listener {
+	var wildcard *ir.Listener
+	for _, l := range s.Listeners {
+		if l.Direction != ir.Outbound || l.Address.Port() != port || l.DNS != nil || l.UseOriginalDst || len(l.Chains) == 0 && l.Default == nil {
+			continue
+		}
+		if l.Address.Addr() == vip {
+			return l
+		}
+		if l.Address.Addr().IsUnspecified() {
+			wildcard = l
+		}
+	}
+	return wildcard
 }
 
 // chain is the filter chain that takes a connection for host: the only
@@ -111,7 +140,15 @@ func (q *question) unknown(a *Answer, s *ir.Snapshot, host string, port uint16) 
 			return
 		}
 	}
-	a.leave("route", fmt.Sprintf("no service listens on port %d: passed through as bytes%s", port, q.unheardOf()), ir.Origin{})
+	why := fmt.Sprintf("no service listens on port %d: passed through as bytes%s", port, q.unheardOf())
+	instances, translated := q.index.Instances(host, q.from.Namespace, port)
+	if !translated || instances == nil {
+		a.leave("route", why, ir.Origin{})
+		return
+	}
+	a.step("route", why+"; it comes to an instance all the same, in plaintext", ir.Origin{})
+	q.opaque = true
+	q.past(a, instances)
 }
 
 // leave ends the way outside the mesh.
@@ -123,7 +160,11 @@ func (a *Answer) leave(step, outcome string, origin ir.Origin) {
 // unheardOf is what the mesh does not know of a destination that it passes
 // through: a slip in a name or a port is passed through too. "" for addresses.
 func (q *question) unheardOf() string {
-	if ports := q.index.ServicePorts(q.host, q.from.Namespace); ports != nil {
+	ports := q.index.ServicePorts(q.host, q.from.Namespace)
+	if slices.Contains(ports, q.port) {
+		return fmt.Sprintf("; service %s is hidden from its sidecar (by exportTo or a Sidecar's egress)", q.host)
+	}
+	if ports != nil {
 		return fmt.Sprintf("; service %s has no port %d, only %v", q.host, q.port, ports)
 	}
 	if _, err := netip.ParseAddr(q.host); err == nil {
@@ -148,13 +189,13 @@ func upgradable(a *Answer, headers fields, c *ir.FilterChain) bool {
 	return false
 }
 
-// enter runs a gateway's own policies, which come before its routes. Who is
-// outside is not part of the question, so that addresses match nothing.
+// enter runs a gateway's own policies, which come before its routes. Where the
+// question does not say who is outside, addresses match nothing.
 func (q *question) enter(a *Answer, c *ir.FilterChain, port uint16) bool {
 	if len(c.Filters) == 0 {
 		return true
 	}
-	q.authorize(a, c, netip.AddrPortFrom(q.from.Address, port), netip.Addr{}, nil, "")
+	q.authorize(a, c, netip.AddrPortFrom(q.from.Address, port), q.client, nil, "")
 	allowed := a.Allowed
 	a.Allowed = false // the way is not over
 	return allowed
@@ -162,16 +203,15 @@ func (q *question) enter(a *Answer, c *ir.FilterChain, port uint16) bool {
 
 // bare is a caller without sidecar: straight to an instance, in plaintext.
 func (q *question) bare(a *Answer, host string, port uint16) (*Answer, error) {
-	w, at := q.index.Instance(host, q.from.Namespace, port)
-	if w == nil {
-		if q.index.ServicePorts(host, q.from.Namespace) == nil {
-			a.leave("route", q.from.Name+" has no sidecar, and "+host+" is no service: outside the mesh", ir.Origin{})
-			return a, nil
-		}
+	instances, translated := q.index.Instances(host, q.from.Namespace, port)
+	switch {
+	case translated && instances != nil:
+		a.step("route", q.from.Name+" has no sidecar: straight to an instance, "+instances[0].Workload.Name+" for one", ir.Origin{})
+		q.past(a, instances)
+	case !translated:
+		a.leave("route", q.from.Name+" has no sidecar, and "+host+" is no Kubernetes Service: outside the mesh", ir.Origin{})
+	default:
 		a.step("route", q.from.Name+" has no sidecar, and no instance of "+host+" is ready: the connection fails", ir.Origin{})
-		return a, nil
 	}
-	a.step("route", q.from.Name+" has no sidecar: straight to an instance, "+w.Name+" for one", ir.Origin{})
-	q.inbound(a, &endpoint{workload: w, address: netip.AddrPortFrom(w.Address, at)})
 	return a, nil
 }

@@ -67,8 +67,24 @@ func steps(a *explain.Answer) string {
 	return b.String()
 }
 
-// disagreement between an answer and an outcome; "" for none.
-func disagreement(r *runner, from string, a *explain.Answer, o *outcome) string {
+// disagreement between an answer and an outcome; "" for none. Of several ends
+// one must be what happened.
+func disagreement(r *runner, from string, a *explain.Answer, o *outcome) (why string) {
+	if a.Ends == nil {
+		return otherEnd(r, from, a, o)
+	}
+	for _, e := range a.Ends {
+		end := *a
+		end.Allowed, end.Leaves, end.Status, end.Flag = e.Allowed, e.Leaves, e.Status, e.Flag
+		if why = otherEnd(r, from, &end, o); why == "" {
+			return ""
+		}
+	}
+	return why
+}
+
+// otherEnd is disagreement with the one end that a names.
+func otherEnd(r *runner, from string, a *explain.Answer, o *outcome) string {
 	reached := o.instance() != "nobody"
 	switch {
 	case a.Flag == "UC": // the callee closes: who has a sidecar reads 503, or a TCP connection's end
@@ -79,6 +95,9 @@ func disagreement(r *runner, from string, a *explain.Answer, o *outcome) string 
 	case a.Status != 0:
 		if o.status != r.world.protocol.statusOver(a.Status) || reached {
 			return fmt.Sprintf("explain says that the mesh answers %d", a.Status)
+		}
+		if to := o.header.Get("Location"); to != "" && !strings.Contains(steps(a), ") to "+to+"\n") {
+			return "explain redirects elsewhere than to " + to
 		}
 		return ""
 	case !a.Allowed:
@@ -165,6 +184,9 @@ func wrongInstance(r *runner, from string, a *explain.Answer, instance string) s
 	return ""
 }
 
+// userAgents is what net/http calls itself.
+var userAgents = map[protocol]string{overH1: "Go-http-client/1.1", overH2: "Go-http-client/2.0", overHTTP2: "Go-http-client/2.0"}
+
 // questionFor puts a script's request as a user would ask it; false for what
 // passes no proxy on the caller's side.
 func (r *runner) questionFor(who string, q *request) (explain.Question, bool) {
@@ -183,7 +205,13 @@ func (r *runner) questionFor(who string, q *request) (explain.Question, bool) {
 		out.Method = http.MethodGet
 	}
 	for name, values := range q.header {
+		if name == "User-Agent" && values[0] == "" { // net/http then sends none
+			continue
+		}
 		out.Headers[name] = strings.Join(values, ",")
+	}
+	if agent := userAgents[r.world.protocol]; agent != "" && q.header["User-Agent"] == nil {
+		out.Headers["user-agent"] = agent
 	}
 	if u.Port() == "" {
 		out.To += map[string]string{"http": ":80", "https": ":443"}[u.Scheme]
@@ -196,7 +224,10 @@ func (r *runner) questionFor(who string, q *request) (explain.Question, bool) {
 	if _, err := r.world.resolve(u.Hostname(), "default"); err == nil || gw == nil {
 		return out, false // straight to an instance: no proxy on the caller's side
 	}
-	out.From, out.To = gw.Name, u.Hostname()
+	out.From, out.To, out.Address = gw.Name, u.Hostname(), r.world.outside.Address.String()
+	if u.Port() != "" && q.header.Get("host") == "" {
+		out.Headers["host"] = u.Host
+	}
 	if u.Scheme == "https" {
 		out.To += ":8443"
 	}

@@ -99,7 +99,8 @@ func newWorld(p protocol) (*world, error) {
 		vips: map[string]netip.Addr{}, addresses: map[string]netip.Addr{}, protocol: p, log: slog.New(slog.DiscardHandler), issuers: map[string]*issuer{},
 	}
 	w.keys = jwks.NewResolver(jwks.Options{Client: &http.Client{Transport: w}, Changed: func() { w.keysChanged.Store(true) }, Log: w.log})
-	w.outside = &pod{Workload: &resource.Workload{Name: "outside", Namespace: "default"}, host: w.net.host("outside", netip.MustParseAddr("203.0.113.9"))}
+	address := netip.MustParseAddr("203.0.113.9")
+	w.outside = &pod{Workload: &resource.Workload{Name: "outside", Namespace: "default", Address: address}, host: w.net.host("outside", address)}
 	w.outside.client = newClient(w, w.outside)
 	return w, nil
 }

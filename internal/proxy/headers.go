@@ -35,7 +35,7 @@ func (x *exchange) stampHeaders() {
 	if x.chain.HTTP.UseRemoteAddress {
 		x.stampEdge()
 	}
-	switch proto := h.First("x-forwarded-proto"); proto {
+	switch proto, _ := h.Get("x-forwarded-proto"); proto { // repeated, it names no scheme (Envoy)
 	case "":
 		h.Set("x-forwarded-proto", x.scheme)
 	case "http", "https": // the edge's word: between sidecars everything is TLS

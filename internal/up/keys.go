@@ -59,6 +59,8 @@ func (r *room) issuer(host, port string) (w *resource.Workload, at uint16, ours 
 	if s == nil {
 		return nil, 0, strings.HasSuffix(host, ".svc.cluster.local") || strings.HasSuffix(host, ".svc")
 	}
-	w, at = s.Index.Instance(host, "", uint16(n))
-	return w, at, w != nil || s.Index.ServicePorts(host, "") != nil
+	if all, _ := s.Index.Instances(host, "", uint16(n)); all != nil {
+		return all[0].Workload, all[0].Port, true
+	}
+	return nil, 0, s.Index.ServicePorts(host, "") != nil
 }

@@ -150,7 +150,9 @@ func (c *Cluster) reconfigure(conf *config) {
 	}
 	if !reflect.DeepEqual(old.TLS, conf.TLS) || !reflect.DeepEqual(old.AutoTLS, conf.AutoTLS) || !slices.Equal(old.secrets, conf.secrets) ||
 		old.BindSource != conf.BindSource || old.HTTP.Protocol != conf.HTTP.Protocol || old.ProxyProtocol != conf.ProxyProtocol {
-		c.closeIdle(func(*Conn) bool { return true })
+		for _, h := range c.Hosts() {
+			h.renew()
+		}
 	}
 	if c.idleTimeout() != idle {
 		c.rescheduleSweep()

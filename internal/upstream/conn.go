@@ -38,6 +38,7 @@ type Conn struct {
 	created   time.Time
 	idleSince time.Time
 	carried   uint32
+	era       uint32    // of the host, when the connection was made
 	deadline  time.Time // of reads, set on the socket; zero for none
 	writeBy   time.Time // of writes, likewise
 
@@ -55,7 +56,7 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 
 // connect dials and, where the host wants it, does the TLS handshake.
 func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, error) {
-	conf := c.conf.Load()
+	era, conf := h.era.Load(), c.conf.Load()
 	d := net.Dialer{KeepAlive: -1, Control: c.control(conf)}
 	network, address := "tcp", h.Address
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
@@ -67,7 +68,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, http2 bool) (*Conn, erro
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	conn := &Conn{Conn: wire.Wrap(raw), Host: h, local: raw.LocalAddr().String(), created: time.Now()}
+	conn := &Conn{Conn: wire.Wrap(raw), Host: h, local: raw.LocalAddr().String(), created: time.Now(), era: era}
 	if sc, ok := raw.(syscall.Conn); ok {
 		if conn.raw, err = sc.SyscallConn(); err != nil {
 			raw.Close()
@@ -229,7 +230,7 @@ func (c *Conn) Release(now time.Time) {
 	}
 	c.carried++
 	if limit := conf.HTTP.MaxRequestsPerConn; c.announced || limit > 0 && c.carried >= limit ||
-		c.aged(now) || c.Host.removed.Load() || c.torn || c.Reader.Buffered() > 0 {
+		c.aged(now) || c.Host.removed.Load() || c.era != c.Host.era.Load() || c.torn || c.Reader.Buffered() > 0 {
 		c.Close()
 		return
 	}

@@ -18,6 +18,9 @@ type Host struct {
 	endpoint atomic.Pointer[ir.Endpoint]
 	peer     atomic.Pointer[telemetry.Peer] // made when first asked for
 	removed  atomic.Bool
+	// era counts the changes of how connections to the host are made: what was
+	// made in an earlier one is not used again.
+	era atomic.Uint32
 
 	active      atomic.Int64 // requests in flight, what least-request compares
 	connections atomic.Int64
@@ -50,6 +53,24 @@ func (h *Host) update(e *ir.Endpoint) {
 	}
 	if *old != *e {
 		h.onlyHTTP1.Store(false)
+	}
+	if old.TLS != e.TLS {
+		h.renew()
+	}
+}
+
+// renew begins an era: connections of the one before are closed, in use after
+// their requests. The host would refuse what is sent on them (it takes mutual
+// TLS now, or no more), and a request that must not be repeated would be lost.
+func (h *Host) renew() {
+	h.era.Add(1)
+	h.closeStale()
+	h.closeShared(func(*Conn) bool { return true })
+}
+
+func (h *Host) closeStale() {
+	for _, conn := range h.takeIdle(func(c *Conn) bool { return c.era != h.era.Load() }) {
+		conn.Close()
 	}
 }
 
@@ -117,6 +138,8 @@ func (h *Host) pushIdle(conn *Conn, now time.Time) (first bool) {
 	h.mu.Unlock()
 	if h.removed.Load() { // removed between the check and the push
 		h.remove()
+	} else if conn.era != h.era.Load() { // likewise
+		h.closeStale()
 	}
 	return first
 }
