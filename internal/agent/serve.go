@@ -98,7 +98,7 @@ func (a *agent) pages(metrics http.Handler) http.Handler {
 	p.Handle("GET /denials", "the newest refusals, with what was considered; ?id= one of them", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		admin.WriteJSON(w, http.StatusOK, a.proxy.Denials(r.URL.Query().Get("id")))
 	}))
-	p.Handle("GET /failures", "the newest requests that the mesh failed for another reason than policy; ?id= those with an x-request-id", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	p.Handle("GET /failures", "the newest requests that the mesh failed for another reason than policy; ?id= those with an id or x-request-id", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		admin.WriteJSON(w, http.StatusOK, a.proxy.Failures(r.URL.Query().Get("id")))
 	}))
 	p.JSON("/server_info", "node, version, state", func() any {

@@ -28,9 +28,9 @@ request that the mesh failed for another reason it says what happened at each
 try, which lines of YAML had a say, and what to look at. What an application
 answered itself it does not know.
 
-ID is the x-request-id of the access log, or the value of the response header
-x-tulle-decision, which a caller gets that brings the debug credential. Without
-ID the newest are listed. Proxies keep the newest 256 of both kinds each. Exit
+ID is the x-request-id of the access log, an ID of the list, or the value of the
+response header x-tulle-decision, which a caller gets that brings the debug
+credential. Without ID the newest are listed. Proxies keep the newest 256 of both kinds each. Exit
 code 3: no proxy knows the ID.`,
 		Example: `  tulle why
   curl -H "$(tulle why --header)" -i http://localhost:8080/api/admin
@@ -110,7 +110,7 @@ func events(ctx context.Context, client *up.Client, id string) ([]event, error) 
 	}
 	for i := range failures {
 		f := &failures[i]
-		out = append(out, event{f.Time, f, []string{f.Workload, asked(f.Method, f.Host, f.Path, f.Destination), cmp.Or(f.Principal, "-"), status(f.Status, f.Flags), f.Details, cmp.Or(f.RequestID, "-")},
+		out = append(out, event{f.Time, f, []string{f.Workload, asked(f.Method, f.Host, f.Path, f.Destination), cmp.Or(f.Principal, "-"), status(f.Status, f.Flags), f.Details, cmp.Or(f.RequestID, f.ID)},
 			func(w io.Writer) error { return writeFailure(w, f) }})
 	}
 	slices.SortStableFunc(out, func(a, b event) int { return b.time.Compare(a.time) })

@@ -52,7 +52,7 @@ func writeFailure(w io.Writer, f *up.Failure) error {
 	if f.Outbound {
 		fmt.Fprintf(t, "explain\t%s\n", explainIt(f))
 	}
-	fmt.Fprintf(t, "ids\trequest %s, configuration %s\n", cmp.Or(f.RequestID, "-"), cmp.Or(f.Version, "-"))
+	fmt.Fprintf(t, "ids\tfailure %s, request %s, configuration %s\n", f.ID, cmp.Or(f.RequestID, "-"), cmp.Or(f.Version, "-"))
 	return t.Flush()
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/rand"
 	"net/netip"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 // another reason than policy (Denial has those): what its access log line says,
 // and the lines of YAML that had a say.
 type Failure struct {
+	ID        string    `json:"id"`
 	RequestID string    `json:"requestId,omitempty"` // x-request-id, as in the access log
 	Time      time.Time `json:"time"`                // of its begin
 	Seconds   float64   `json:"seconds"`             // to its end
@@ -60,9 +62,9 @@ type FailureLine struct {
 }
 
 // Failures lists the newest failures, the last one first; id, if not empty,
-// chooses those with this x-request-id. Safe for concurrent use.
+// chooses those with this id or x-request-id. Safe for concurrent use.
 func (p *Proxy) Failures(id string) []*Failure {
-	return p.failures.list(func(f *Failure) bool { return id == "" || f.RequestID == id })
+	return p.failures.list(func(f *Failure) bool { return id == "" || f.ID == id || f.RequestID == id })
 }
 
 // noFailure: policy has Denials, a delay ends nothing, and a caller that left
@@ -109,7 +111,7 @@ func (x *exchange) keepFailure() {
 
 func newFailure(d *downstream, r *telemetry.Record, c *chain) *Failure {
 	return &Failure{
-		RequestID: clip(r.RequestID), Time: r.Start, Seconds: r.Duration.Seconds(), Protocol: r.Protocol, SNI: clip(d.sni),
+		ID: rand.Text(), RequestID: clip(r.RequestID), Time: r.Start, Seconds: r.Duration.Seconds(), Protocol: r.Protocol, SNI: clip(d.sni),
 		Principal: d.peer, Source: d.remote, Destination: d.local, Outbound: c != nil && c.outbound && !c.gateway,
 		Status: r.Status, Flags: r.Flags.String(), Details: clip(r.Details), Transport: clip(r.Failure),
 		Cluster: r.Cluster, Upstream: clip(r.UpstreamHost),

@@ -79,6 +79,9 @@ func TestFailuresAreKept(t *testing.T) {
 				t.Fatalf("%d failures are kept of %s", len(all), resp.Status)
 			}
 			f := all[0]
+			if byID := m.a.Failures(f.ID); f.ID == "" || len(byID) != 1 || len(m.a.Failures("mine")) != 1 {
+				t.Errorf("found %d by its id %q", len(byID), f.ID)
+			}
 			if f.Flags != tc.flags || f.Hint != tc.hint || f.Status != resp.StatusCode || f.Method != "GET" || f.Path != "/x" || !f.Outbound {
 				t.Errorf("kept %+v", f)
 			}

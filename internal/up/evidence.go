@@ -93,7 +93,7 @@ func (r *room) denials(w http.ResponseWriter, req *http.Request) {
 }
 
 // failures answers GET /v1/failures?id=ID: the newest of every sidecar, or those
-// with this x-request-id.
+// with this id or x-request-id.
 func (r *room) failures(w http.ResponseWriter, req *http.Request) {
 	out, label := []Failure{}, resource.Shortest(r.machine.Workloads(), (*resource.Workload).Naming)
 	err := fromSidecars(r, req.Context(), "/failures?"+url.Values{"id": {req.URL.Query().Get("id")}}.Encode(), func(x *resource.Workload, list []proxy.Failure) {

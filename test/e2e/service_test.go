@@ -55,6 +55,20 @@ func whyFailed(m *mesh) {
 			m.t.Errorf("why (exit %d) does not say %q:\n%s", code, want, out)
 		}
 	}
+	// A connection has no request's id: the list gives it one.
+	m.tulle("exec", "web", "--", "curl", "-sk", "-m", "5", "https://nobody:80/x")
+	listed := regexp.MustCompile(`(?m)^.* TCP \S+ .* (\S+)$`)
+	m.eventually(10*time.Second, func() error {
+		out, _ := m.tulle("why")
+		row := listed.FindStringSubmatch(out)
+		if row == nil {
+			return fmt.Errorf("no connection is listed:\n%s", out)
+		}
+		if page, code := m.tulle("why", row[1]); code != 0 || !strings.Contains(page, "failed") || !strings.Contains(page, "TCP ") {
+			return fmt.Errorf("why %s: exit %d\n%s", row[1], code, page)
+		}
+		return nil
+	})
 	if out, code := m.tulle("why", id+"x"); code != 3 {
 		m.t.Errorf("why of an unknown id: exit %d\n%s", code, out)
 	}
